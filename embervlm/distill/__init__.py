@@ -1,0 +1,1 @@
+"""The mathematics of distillation across tokenizers: alignment on bytes, projected targets, loss. No models here."""
