@@ -1,0 +1,199 @@
+"""The teacher's next-token distributions, told in the student's tokens (DESIGN 4.2).
+
+Anchored positions: both models have read the same bytes, so P(u) = sum of p_w over the teacher tokens w whose spelling
+e(w) begins with u. Interior positions: the student is inside a teacher token; condition on the teacher tokens whose
+spelling begins with the student tokens read since that token began, and look one place further in the spelling.
+
+The realised branch: where the realised student token u* reaches over several teacher tokens t1..tm, the product
+p(t1) p(t2 | t1) .. p(tm | ..) of p(t1) belongs to u*; what is left of p(t1) stays with e(t1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embervlm.distill.align import INTERIOR, NONE, Alignment, align
+from embervlm.distill.token_map import TokenMap
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.tokens import Spans
+
+NOISE = 1e-6
+"""A tail below this share of the normaliser is the rounding of fp32 log-probabilities: nothing is left there."""
+
+_BETAS = 1 / np.array(TEMPERATURE_GRID)
+
+
+@dataclass(frozen=True)
+class ResponseTargets:
+    """The projected teacher for one response; row j belongs to student token j of the response, the EOS last."""
+
+    kinds: np.ndarray  # int8 [m], NONE / ANCHORED / INTERIOR of embervlm.distill.align
+    ids: np.ndarray  # int32 [m, K], student tokens (events), by falling probability, -1 = empty
+    logprobs: np.ndarray  # float32 [m, K], natural log at T = 1, not tempered, -inf where empty
+    log_tail: np.ndarray  # float32 [m, G], log sum of p_w^(1/T) over what is no event, T in the grid; -inf: nothing
+
+
+def project(
+    student_ids: np.ndarray, student_spans: Spans, outputs: TeacherOutputs, token_map: TokenMap
+) -> ResponseTargets:
+    """Project one response.
+
+    Args:
+        student_ids: int32 [m], the tokens of `student_spans`, or the first of them if cut short, or all and the EOS.
+        student_spans: `encode_spans(student tokenizer, response)`.
+        outputs: the teacher on the same response, with its top k tokens.
+    """
+    return project_batch([(student_ids, student_spans, outputs)], token_map)[0]
+
+
+def project_batch(
+    responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]], token_map: TokenMap
+) -> list[ResponseTargets]:
+    """Project many responses in one pass: for short answers far faster than one by one. All must have the same k."""
+    if not responses:
+        return []
+    student, teacher, sizes = _join(responses)
+    top_ids, top_logprobs, normalisers, realised = (
+        np.concatenate([getattr(outputs, name) for _, _, outputs in responses])
+        for name in ("top_ids", "top_logprobs", "log_normalisers", "realised_logprobs")
+    )
+    alignment = align(student, teacher)
+    without_blank, kinds = _usable(alignment, teacher, token_map)
+    rows = np.flatnonzero(kinds != NONE)
+    first = alignment.first[rows]
+    depth = rows - alignment.boundary[rows]
+    read = _Read(token_map, student.ids, alignment.boundary[rows], depth, without_blank[rows])
+
+    # The realised token, apart from the others: the share `follow` of its mass goes on to the realised student token.
+    real = teacher.ids[first]
+    chain = np.concatenate([[0.0], np.cumsum(realised, dtype=np.float64)])
+    real_logp = realised[first].astype(np.float64)
+    follow = np.exp(np.minimum(chain[alignment.last[rows]] - chain[first + 1], 0.0))
+    real_mass = np.exp(real_logp)
+    real_next, _ = read.next(real[:, None])
+    stays = real_mass * (1 - follow)
+
+    head, logp = top_ids[first], top_logprobs[first].astype(np.float64)
+    head_next, compatible = read.next(head)
+    is_real = head == real[:, None]
+    counted = compatible & ~is_real
+    mass = np.where(counted, np.exp(logp), 0.0)
+    lost = counted & (head_next < 0)  # no spelling, or it ends here and what follows is unknown: part of the rest
+
+    ids = np.concatenate([np.where(counted, head_next, -1), real_next, student.ids[rows][:, None]], axis=1)
+    masses = np.concatenate([mass, stays[:, None], (real_mass * follow)[:, None]], axis=1)
+    real_lost = np.where(real_next[:, 0] < 0, stays, 0.0)
+
+    # Anchored: the rest is everything outside the head, exactly, at each T.
+    tempered = np.exp(logp[:, :, None] * _BETAS)
+    whole = np.exp(normalisers[first].astype(np.float64))
+    tail = whole - (tempered * ~lost[:, :, None]).sum(1)
+    tail -= np.where(is_real.any(1)[:, None], 0.0, np.exp(real_logp[:, None] * _BETAS))
+    tail = np.where(tail > NOISE * whole, tail, 0.0) + real_lost[:, None] ** _BETAS
+    # Interior: renormalised over what is compatible; how much of the teacher's tail is compatible nobody knows.
+    interior = kinds[rows] == INTERIOR
+    total = np.where(interior, mass.sum(1) + real_mass, 1.0)[:, None]
+    unknown = ((mass * lost).sum(1) + real_lost)[:, None] / total
+    tail = np.where(interior[:, None], unknown**_BETAS, tail)
+
+    event_ids, event_mass = _merge(ids, masses / total)
+    with np.errstate(divide="ignore"):
+        return _split(sizes, kinds, rows, event_ids, np.log(event_mass), np.log(tail))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the student has read since the teacher token began, for each of R rows."""
+
+    token_map: TokenMap
+    student_ids: np.ndarray  # [M], the whole batch
+    boundary: np.ndarray  # [R], where reading began
+    depth: np.ndarray  # [R], how many tokens have been read
+    without_blank: np.ndarray  # bool [R]
+
+    def next(self, teacher_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For teacher tokens [R, k]: the student token that comes next in each spelling (-1: none), and whether the
+        spelling begins with what has been read. A token that does not has no next one."""
+        spelled = self.token_map.rows(teacher_ids, self.without_blank[:, None])
+        compatible = np.ones(spelled.shape, dtype=bool)
+        for place in range(int(self.depth.max(initial=0))):
+            deeper = np.flatnonzero(self.depth > place)
+            was_read = self.student_ids[self.boundary[deeper] + place]
+            compatible[deeper] &= self.token_map.token(spelled[deeper], place) == was_read[:, None]
+        return np.where(compatible, self.token_map.token(spelled, self.depth[:, None]), -1), compatible
+
+
+def _join(responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]]) -> tuple[Spans, Spans, list[int]]:
+    """All responses as one text, each after the other with a gap of one byte, so that one alignment serves all."""
+    sides: tuple[list[Spans], list[Spans]] = ([], [])
+    sizes, base = [], 0
+    for student_ids, spans, outputs in responses:
+        text_size = int(spans.ends[-1]) if len(spans.ids) else 0
+        starts, ends = spans.starts, spans.ends
+        if len(student_ids) == len(spans.ids) + 1:
+            starts, ends = np.append(starts, text_size), np.append(ends, text_size)
+        count = len(student_ids)
+        both = min(count, len(spans.ids))
+        if count > len(starts) or not np.array_equal(student_ids[:both], spans.ids[:both]):
+            raise ValueError(f"record {outputs.record_id}: the student's ids and spans are not of the same text")
+        student = Spans(np.asarray(student_ids), starts[:count], ends[:count])
+        for side, part in zip(sides, (student, outputs), strict=True):
+            ids = part.token_ids if isinstance(part, TeacherOutputs) else part.ids
+            known = part.starts >= 0
+            side.append(Spans(ids, np.where(known, part.starts + base, -1), np.where(known, part.ends + base, -1)))
+        sizes.append(count)
+        base += max(text_size, int(outputs.ends.max(initial=0))) + 1
+    joined = [
+        Spans(*(np.concatenate([getattr(part, name) for part in side]) for name in ("ids", "starts", "ends")))
+        for side in sides
+    ]
+    return joined[0], joined[1], sizes
+
+
+def _usable(alignment: Alignment, teacher: Spans, token_map: TokenMap) -> tuple[np.ndarray, np.ndarray]:
+    """Where the teacher's token lost its leading blank to the template, and the kinds without the rows that cannot be
+    told: a token that reaches out of the answer otherwise, or a gap in the chain of teacher tokens."""
+    first, last = np.maximum(alignment.first, 0), np.maximum(alignment.last, 1)
+    real = teacher.ids[first]
+    inside = real < len(token_map.sizes)
+    real = np.where(inside, real, 0)
+    excess = np.where(inside, token_map.sizes[real], 0) - (teacher.ends - teacher.starts)[first]
+    without_blank = (excess == 1) & token_map.blank[real]
+    gaps = np.concatenate([[0], np.cumsum(teacher.ends[:-1] != teacher.starts[1:])])
+    whole = gaps[last - 1] == gaps[first]
+    return without_blank, np.where(((excess == 0) | without_blank) & whole, alignment.kinds, np.int8(NONE))
+
+
+def _merge(ids: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adds up the mass of equal ids within each row [R, E]; by falling mass, empty places (-1, 0) last."""
+    ids = np.where(masses > 0, ids, -1)
+    order = np.argsort(ids, axis=1)
+    ids = np.take_along_axis(ids, order, 1)
+    masses = np.take_along_axis(masses, order, 1)
+    group = np.zeros(ids.shape, dtype=np.int64)
+    np.cumsum(ids[:, 1:] != ids[:, :-1], axis=1, out=group[:, 1:])
+    group += np.arange(len(ids))[:, None] * ids.shape[1]
+    summed = np.bincount(group.ravel(), np.where(ids >= 0, masses, 0.0).ravel(), ids.size).reshape(ids.shape)
+    named = np.full(ids.shape, -1, dtype=np.int32)
+    named.ravel()[group] = ids
+    order = np.argsort(-summed, axis=1, kind="stable")
+    named, summed = np.take_along_axis(named, order, 1), np.take_along_axis(summed, order, 1)
+    width = max(int((named >= 0).sum(1).max(initial=0)), 1)
+    return named[:, :width], summed[:, :width]
+
+
+def _split(
+    sizes: list[int], kinds: np.ndarray, rows: np.ndarray, ids: np.ndarray, logprobs: np.ndarray, log_tail: np.ndarray
+) -> list[ResponseTargets]:
+    """One ResponseTargets per response, with empty rows where there is no target."""
+    count, width = len(kinds), ids.shape[1]
+    all_ids = np.full((count, width), -1, dtype=np.int32)
+    all_logprobs = np.full((count, width), -np.inf, dtype=np.float32)
+    all_tails = np.full((count, len(TEMPERATURE_GRID)), -np.inf, dtype=np.float32)
+    all_ids[rows], all_logprobs[rows], all_tails[rows] = ids, logprobs, log_tail
+    cuts = np.cumsum(sizes)[:-1]
+    parts = (np.split(column, cuts) for column in (kinds.astype(np.int8), all_ids, all_logprobs, all_tails))
+    return [ResponseTargets(*columns) for columns in zip(*parts, strict=True)]
