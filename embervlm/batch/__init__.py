@@ -1,0 +1,1 @@
+"""From records to tensors: encode (labels are shifted and masked there and nowhere else), targets, collate, dataset."""
