@@ -1,0 +1,1 @@
+"""The student: vision tower -> projector -> language model."""
