@@ -34,11 +34,12 @@ class Row:
 class Lessons:
     """Draws scenes and writes packed rows; the seed decides everything."""
 
-    def __init__(self, processor: LlavaProcessor, seed: int, difficulty: Difficulty, length: int = 224) -> None:
+    def __init__(self, processor: LlavaProcessor, seed: int, difficulty: Difficulty, told: bool = False) -> None:
         self.processor = processor
         self.rng = random.Random(seed)
         self.difficulty = difficulty
-        self.length = length
+        self.told = told  # only descriptions, no questions
+        self.length = 224
         self.interviewer = Interviewer()
 
     def scene(self) -> Scene:
@@ -47,6 +48,8 @@ class Lessons:
     def dialogues(self, scene: Scene) -> list[list[tuple[str, str]]]:
         """More than a row holds; the longest first, so that the short questions fill what is left."""
         found: list[list[tuple[str, str]]] = []
+        if self.told:
+            return [[(self.rng.choice(CAPTION_PROMPTS), caption(scene))]] + [conversation(scene, self.rng) for _ in range(4)]
         kind = self.rng.random()
         if kind < 0.4:
             found.append(conversation(scene, self.rng))

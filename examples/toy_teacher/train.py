@@ -26,7 +26,9 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from embervlm.data.toyworld.questions import OKVQA_TEMPLATES, VQA_TEMPLATES
 from embervlm.data.toyworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Difficulty
 
-CURRICULUM = ((0.15, Difficulty(2, 3, 0.3)), (1.0, Difficulty()))
+# share of the steps -> difficulty, and whether only descriptions are read: they name every thing, which grounds words fastest.
+CURRICULUM = ((0.08, Difficulty(1, 3, 0.2), True), (0.2, Difficulty(2, 4, 0.3), False), (1.0, Difficulty(), False))
+TOWER_RATE = 0.1  # the tower knows its shapes by then; the full rate would wash them out
 
 
 def pretrain_vision(model: LlavaForConditionalGeneration, lessons: Lessons, steps: int, rate: float) -> None:
@@ -105,13 +107,23 @@ def save(folder: Path, model: LlavaForConditionalGeneration, processor: LlavaPro
     processor.save_pretrained(folder)
 
 
+def parameter_groups(model: LlavaForConditionalGeneration) -> list[dict]:
+    """Weight decay on matrices only; the tower learns slowly."""
+    groups = []
+    for tower in (True, False):
+        named = [(n, p) for n, p in model.named_parameters() if n.startswith("model.vision_tower") == tower]
+        for decay, chosen in ((0.05, [p for _, p in named if p.ndim > 1]), (0.0, [p for _, p in named if p.ndim <= 1])):
+            groups.append({"params": chosen, "weight_decay": decay, "factor": TOWER_RATE if tower else 1.0})
+    return groups
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vision_steps", type=int, default=500)
+    parser.add_argument("--vision_steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=32, help="pictures in a step")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--decay", type=float, default=0.35, help="share of the steps, at the end, in which the rate falls to 0")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
@@ -128,10 +140,8 @@ def main() -> None:
     else:
         pretrain_vision(model, Lessons(processor, 11, Difficulty()), options.vision_steps, 2e-3)
     mean = copy.deepcopy(model)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
+    model.model.language_model.compile()
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=options.rate, betas=(0.9, 0.98))
     if done:
         optimizer.load_state_dict(done["optimizer"])
         mean.load_state_dict(done["mean"])
@@ -140,10 +150,10 @@ def main() -> None:
         share = step / options.steps
         rate = options.rate * min((step + 1) / 100, 1.0, max(0.0, (1 - share) / options.decay))
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        if step == first or any(abs(share - edge) < 0.5 / options.steps for edge, _ in CURRICULUM):
-            level = next(level for edge, level in CURRICULUM if share < edge)
-            lessons = Lessons(processor, 1000 + step, level)
+            group["lr"] = rate * group["factor"]
+        stage = next(i for i, (edge, _, _) in enumerate(CURRICULUM) if share < edge)
+        if step == first or lessons.difficulty is not CURRICULUM[stage][1]:
+            lessons = Lessons(processor, 1000 + step, *CURRICULUM[stage][1:])
         loss, _ = answer_loss(model, lessons.batch(options.rows))
         optimizer.zero_grad()
         loss.backward()

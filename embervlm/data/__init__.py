@@ -1,0 +1,1 @@
+"""Records, the readers of the official formats, and prepared data sets. Imports no torch."""
