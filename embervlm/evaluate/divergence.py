@@ -1,0 +1,142 @@
+"""How far the student is from the teacher, on the text of the references: KL both ways, agreement, cross-entropy."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from embervlm.batch.collate import Collator
+from embervlm.batch.dataset import RecordDataset, Sample
+from embervlm.batch.encode import IGNORE
+from embervlm.distill.loss import LossOptions
+from embervlm.distill.targets import ANCHORED, INTERIOR, NONE
+
+if TYPE_CHECKING:
+    from embervlm.batch.targets import TeacherTargets
+    from embervlm.data.record import Record
+    from embervlm.distill.targets import Targets
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Nats are per position that has a target (anchored and interior student tokens), at temperature T = 1.
+
+    Both KLs are over the teacher's events and one bucket for everything else, which is a lower bound of the KL over
+    the whole vocabulary; a teacher's zero counts as 1e-7 in KL(student || teacher).
+    """
+
+    student_teacher: float  # KL(student || teacher), the guide's figure
+    teacher_student: float  # KL(teacher || student), what is trained against
+    student_teacher_at_t: float  # both distributions at `temperature`
+    teacher_student_at_t: float
+    temperature: float
+    top1_agreement: float  # share of targeted positions where both prefer the same token
+    ce_per_token: float  # nats per student token of the references, end of turn included
+    bits_per_byte: float  # the same in bits per UTF-8 byte of the references: comparable across tokenizers
+    anchored: float  # shares of the student's tokens
+    interior: float
+    none: float
+    tokens: int  # student tokens
+    records: int
+
+
+def measure_divergence(
+    model: Any,
+    records: Sequence[Record],
+    image_root: Path,
+    teacher: TeacherTargets,
+    *,
+    temperature: float = 1.0,
+    batch_size: int = 16,
+    max_length: int = 512,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Divergence:
+    """Teacher-force the references through the student and compare with what the teacher said of them.
+
+    Args:
+        model: an EmberVLM with its `processor`.
+        teacher: projected targets of every record (from a cache or a live teacher).
+        temperature: a second temperature beside 1, usually the one of training.
+        advance: called with the number of records done, for a progress bar.
+    """
+    dataset = RecordDataset(records, image_root, model.processor, max_length)
+    order = sorted(range(len(dataset)), key=lambda at: len(dataset.records[at].response))
+    collate = Collator(model.processor.tokenizer.pad_token_id, teacher, 1.0)
+    at_temperature = Collator(model.processor.tokenizer.pad_token_id, teacher, temperature)
+    sums: dict[str, float] = defaultdict(float)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            samples = [dataset[at] for at in order[start : start + batch_size]]
+            _count(samples, teacher, sums)
+            batch = _to_device(collate(samples), model.device)
+            outputs = _forward(model, batch, 1.0, logits=True)
+            labelled = batch["shift_labels"] != IGNORE
+            _add_parts(sums, outputs.parts, "")
+            sums["agree"] += _agreement(outputs.logits[labelled].argmax(-1), batch["targets"])
+            if temperature != 1.0:
+                again = {**batch, "targets": at_temperature(samples)["targets"].to(model.device)}
+                _add_parts(sums, _forward(model, again, temperature, logits=False).parts, "_at_t")
+            advance(len(samples))
+    model.train(was_training)
+    targets, tokens = max(sums["targets"], 1), max(sums["tokens"], 1)
+    suffix = "" if temperature == 1.0 else "_at_t"
+    return Divergence(
+        student_teacher=sums["reverse"] / targets,
+        teacher_student=sums["forward"] / targets,
+        student_teacher_at_t=sums["reverse" + suffix] / targets,
+        teacher_student_at_t=sums["forward" + suffix] / targets,
+        temperature=temperature,
+        top1_agreement=sums["agree"] / targets,
+        ce_per_token=sums["ce"] / tokens,
+        bits_per_byte=sums["ce"] / math.log(2) / max(sums["bytes"], 1),
+        anchored=sums["anchored"] / tokens,
+        interior=sums["interior"] / tokens,
+        none=sums["none"] / tokens,
+        tokens=int(sums["tokens"]),
+        records=len(dataset),
+    )
+
+
+def _forward(model: Any, batch: dict[str, Any], temperature: float, logits: bool) -> Any:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    options = LossOptions(alpha=1.0, sft_weight=1.0, temperature=temperature)
+    return model(**inputs, loss_options=options, use_cache=False, return_logits=logits)
+
+
+def _add_parts(sums: dict[str, float], parts: Any, suffix: str) -> None:
+    sums["forward" + suffix] += float(parts.kd_sum)
+    sums["reverse" + suffix] += float(parts.reverse_kd_sum)
+    if not suffix:
+        sums["ce"] += float(parts.ce_sum)
+        sums["targets"] += int(parts.n_targets)
+
+
+def _count(samples: Sequence[Sample], teacher: TeacherTargets, sums: dict[str, float]) -> None:
+    """Tokens by kind, and the bytes of text they stand for (of a row that was cut: the bytes that were left)."""
+    said = teacher([sample.record for sample in samples], [sample.encoded for sample in samples])
+    for sample, answers in zip(samples, said, strict=True):
+        for response, targets in zip(sample.encoded.responses, answers, strict=True):
+            kept = response.kept(len(sample.encoded.input_ids))
+            sums["tokens"] += kept
+            sums["bytes"] += len(response.text.encode("utf-8")) * kept / len(response.ids)
+            for name, kind in (("anchored", ANCHORED), ("interior", INTERIOR), ("none", NONE)):
+                sums[name] += int((targets.kinds == kind).sum())
+
+
+def _agreement(preferred: Tensor, targets: Targets) -> int:
+    """How many targeted positions have the student's best token as the teacher's best event."""
+    best = targets.ids.gather(1, targets.probs.argmax(1, keepdim=True)).squeeze(1)
+    return int(((best == preferred) & targets.has_target).sum())
+
+
+def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: None if value is None else value.to(device) for name, value in batch.items()}

@@ -1,0 +1,145 @@
+"""What an evaluation found, and its form on disk: results/*.json and the predictions beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embervlm.errors import UserError
+from embervlm.evaluate.divergence import Divergence
+from embervlm.evaluate.instruct import InstructResult
+from embervlm.evaluate.vqa import Share, VqaScores
+
+SCHEMA = "embervlm/evaluation-1"
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One system on one split. On disk all shares and scores are 0 to 1, divergences nats, times seconds.
+
+    {"schema", "system", "split", "data": fingerprint, "benchmarks": {"vqa" | "okvqa": {"overall": {"n", "accuracy",
+    "exact_match", "interval": [low, high]}, "without_yes_no", "by_answer_type": {..}, "by_question_type": {..}},
+    "instruct": {"n", "score", "relevance", "completeness", "coherence", "interval"}}, "divergence": {..} or null,
+    "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over questions.
+    """
+
+    system: str  # "student", "teacher", "majority per template", ...
+    split: str
+    data: str  # PreparedSet.fingerprint
+    vqa: dict[str, VqaScores]  # "vqa", "okvqa"
+    instruct: InstructResult | None = None
+    divergence: Divergence | None = None
+    predictions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # benchmark -> record id -> answer
+    settings: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def vqa_accuracy(self) -> float | None:
+        """VQA-v2's overall accuracy, 0 to 1."""
+        return self.vqa["vqa"].overall.accuracy if "vqa" in self.vqa else None
+
+    def to_json(self) -> dict[str, Any]:
+        benchmarks: dict[str, Any] = {name: dataclasses.asdict(scores) for name, scores in self.vqa.items()}
+        if self.instruct is not None:
+            benchmarks["instruct"] = dataclasses.asdict(self.instruct)
+        return {
+            "schema": SCHEMA,
+            "system": self.system,
+            "split": self.split,
+            "data": self.data,
+            "benchmarks": benchmarks,
+            "divergence": None if self.divergence is None else dataclasses.asdict(self.divergence),
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "environment": self.environment,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EvalResult:
+        """The inverse of `to_json`; predictions are not in there."""
+        benchmarks = data["benchmarks"]
+        instruct, divergence = benchmarks.get("instruct"), data.get("divergence")
+        return cls(
+            system=data["system"],
+            split=data["split"],
+            data=data["data"],
+            vqa={name: _vqa_scores(benchmarks[name]) for name in ("vqa", "okvqa") if name in benchmarks},
+            instruct=None if instruct is None else InstructResult(**_with_interval(instruct)),
+            divergence=None if divergence is None else Divergence(**divergence),
+            settings=data.get("settings", {}),
+            seconds=data.get("seconds", {}),
+            environment=data.get("environment", {}),
+        )
+
+
+def save_result(result: EvalResult, path: Path, question_ids: Mapping[str, Any]) -> list[Path]:
+    """Write `path` and, beside it, `<stem>_predictions_<benchmark>.json` for each benchmark.
+
+    VQA predictions are a list of {"question_id", "answer"}: the official form, ready to be submitted. `question_ids`
+    maps record ids to question ids; records without one go by their own id.
+    """
+    written = [path]
+    for benchmark, answers in result.predictions.items():
+        rows = [{"question_id": question_ids.get(record, record), "answer": text} for record, text in answers.items()]
+        beside = predictions_path(path, benchmark)
+        _write_json(beside, rows)
+        written.append(beside)
+    _write_json(path, result.to_json())
+    return written
+
+
+def load_result(path: Path) -> EvalResult:
+    """Read what `save_result` wrote, predictions aside."""
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise UserError(f"{path} is not a result of embervlm evaluate (its schema is not {SCHEMA}).")
+    try:
+        return EvalResult.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged or of another version ({error!r}); run embervlm evaluate again.") from error
+
+
+def predictions_path(path: Path, benchmark: str) -> Path:
+    return path.with_name(f"{path.stem}_predictions_{benchmark}.json")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} could not be read as JSON ({error}).") from error
+
+
+def _write_json(path: Path, data: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _vqa_scores(data: Mapping[str, Any]) -> VqaScores:
+    without = data["without_yes_no"]
+    return VqaScores(
+        overall=_share(data["overall"]),
+        without_yes_no=None if without is None else _share(without),
+        by_answer_type={kind: _share(share) for kind, share in data["by_answer_type"].items()},
+        by_question_type={kind: _share(share) for kind, share in data["by_question_type"].items()},
+    )
+
+
+def _share(data: Mapping[str, Any]) -> Share:
+    return Share(**_with_interval(data))
+
+
+def _with_interval(data: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = data["interval"]
+    return {**data, "interval": (low, high)}
