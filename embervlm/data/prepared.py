@@ -1,0 +1,63 @@
+"""A prepared data set: a folder with `train.jsonl`, `val.jsonl` and `dataset.json`, written by `embervlm prepare`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from embervlm.data.record import Record, read_records
+from embervlm.errors import UserError
+
+INFO = "dataset.json"
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """One stage's data. `info` is dataset.json: image root, sources and counts of each split, settings."""
+
+    folder: Path
+    image_root: Path
+    info: dict[str, Any]
+
+    def path(self, split: str) -> Path:
+        return self.folder / f"{split}.jsonl"
+
+    def records(self, split: str) -> list[Record]:
+        """All records of a split; UserError when the split is missing or empty."""
+        records = self._read.get(split)
+        if records is None:
+            if not self.path(split).is_file():
+                known = ", ".join(sorted(p.stem for p in self.folder.glob("*.jsonl"))) or "none"
+                raise UserError(f"{self.folder} has no split {split!r}; it has: {known}")
+            records = self._read[split] = read_records(self.path(split))
+        if not records:
+            raise UserError(f"the split {split!r} of {self.folder} is empty; prepare it again with more data")
+        return records
+
+    def fingerprint(self, split: str) -> str:
+        """16 hex digits over the split's records."""
+        if not self.path(split).is_file():
+            self.records(split)  # says what is missing
+        return hashlib.sha256(self.path(split).read_bytes()).hexdigest()[:16]
+
+    @cached_property
+    def _read(self) -> dict[str, list[Record]]:
+        return {}
+
+
+def open_prepared(folder: str | Path) -> PreparedSet:
+    """Opens a folder that `embervlm prepare` wrote; UserError with what to run when it is not one."""
+    folder = Path(folder)
+    if not (folder / INFO).is_file():
+        what = "there is no such folder" if not folder.is_dir() else f"it has no {INFO}"
+        raise UserError(f"{folder} is not a prepared data set ({what}); make one with `embervlm prepare --out {folder.parent}`")
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        root = Path(info["image_root"])
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as problem:
+        raise UserError(f"{folder / INFO} cannot be read ({problem}); run `embervlm prepare` again") from problem
+    return PreparedSet(folder, root if root.is_absolute() else (folder / root).resolve(), info)
