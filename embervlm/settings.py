@@ -1,0 +1,311 @@
+"""Every flag of every command, once. The string beside a default is what `--help` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embervlm.errors import UserError
+from embervlm.options import option, parse_block
+
+DEFAULT_CONFIG = Path("configs/training_stages.yaml")
+
+STAGE_DEFAULTS: dict[int, dict[str, Any]] = {
+    1: {"stage_name": "visual_language_alignment", "epochs": 3, "learning_rate": 1.0e-3, "disable_distillation": True},
+    2: {},
+}
+"""Where a stage differs from the defaults below, which are Stage 2's."""
+
+_RUN, _DATA, _OPTIM, _DISTILL, _EVAL, _MODEL, _LOG = (
+    "Run", "Data", "Optimisation", "Distillation", "Evaluation and checkpoints", "Model", "Hardware and logs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train Stage 1 (alignment on captions) and Stage 2 (instructions, with a teacher)."""
+
+    stages: tuple[int, ...] = option((2,), "Stages to train: 1, 2 or 1,2", group=_RUN, minimum=1, maximum=2, yaml=None)
+    preset: str = option("37m", "Student to build when no checkpoint is given: 37m or tiny", group=_RUN)
+    output_dir: Path = option(Path("outputs"), "Checkpoints and metrics go to its stage1/ and stage2/", group=_RUN)
+    resume_from: Path | None = option(
+        None,
+        "A Stage 1 checkpoint of any step (weights only), or a Stage 2 checkpoint to continue",
+        group=_RUN,
+        yaml=None,
+    )
+    config: Path = option(DEFAULT_CONFIG, "Settings file; the command line wins over it", group=_RUN, yaml=None)
+    stage_name: str = option("instruction_tuning", "Name of the stage in console and logs", group=_RUN, yaml="name")
+    seed: int = option(42, "Seed of everything random", group=_RUN, minimum=0)
+
+    data_dir: Path = option(Path("data"), "Stage N reads data_dir/stageN, made by `embervlm prepare`", group=_DATA)
+    image_root: Path | None = option(None, "Folder of the pictures, instead of the prepared one", group=_DATA)
+    max_length: int = option(512, "Tokens of one sample, longer ones are cut", group=_DATA, minimum=16)
+    dataloader_workers: int = option(2, "Processes that read pictures", group=_DATA, minimum=0)
+
+    epochs: int = option(5, "Passes over the data", group=_OPTIM, minimum=1, shown="5 (Stage 1: 3)")
+    max_steps: int = option(-1, "Stop after so many steps; -1 = after the epochs", group=_OPTIM, minimum=-1)
+    batch_size: int = option(64, "Samples a device and step", group=_OPTIM, minimum=1)
+    gradient_accumulation_steps: int = option(1, "Batches for one optimizer step", group=_OPTIM, minimum=1)
+    learning_rate: float = option(
+        2.0e-4, "Peak learning rate", group=_OPTIM, minimum=0, shown="2.0e-4 (Stage 1: 1.0e-3)"
+    )
+    vision_learning_rate: float | None = option(
+        None, "Of the unfrozen vision blocks", group=_OPTIM, shown="learning_rate"
+    )
+    projector_learning_rate: float | None = option(None, "Of the projector", group=_OPTIM, shown="learning_rate")
+    language_learning_rate: float | None = option(None, "Of the language model", group=_OPTIM, shown="learning_rate")
+    warmup_steps: int = option(
+        1000, "Linear warm-up, at most a tenth of all steps, then cosine to 0", group=_OPTIM, minimum=0
+    )
+    weight_decay: float = option(0.01, "AdamW's weight decay", group=_OPTIM, minimum=0)
+    gradient_clip: float = option(1.0, "Largest norm of the gradient; 0 = any", group=_OPTIM, minimum=0)
+
+    teacher_model: str = option(
+        "qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder", group=_DISTILL,
+        yaml="distillation.teacher_model",
+    )  # fmt: skip
+    disable_distillation: bool = option(
+        False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, yaml="!distillation.enabled"
+    )
+    use_cached_teacher_outputs: Path | None = option(
+        None, "Folder of `embervlm cache`: no teacher is loaded, 3 to 5 times faster", group=_DISTILL,
+        yaml="distillation.cached_teacher_outputs",
+    )  # fmt: skip
+    distillation_alpha: float = option(
+        0.3, "Weight of T^2 KL(teacher || student)", group=_DISTILL, minimum=0, yaml="distillation.alpha"
+    )
+    sft_weight: float | None = option(
+        None,
+        "Weight of the cross-entropy",
+        group=_DISTILL,
+        minimum=0,
+        yaml="distillation.sft_weight",
+        shown="1 - alpha",
+    )
+    distillation_temperature: float = option(
+        2.0, "T, softens both distributions", group=_DISTILL, minimum=1, maximum=4, yaml="distillation.temperature"
+    )
+    alpha_schedule: str = option(
+        "constant", "How alpha changes over the run", group=_DISTILL, choices=("constant", "linear", "cosine"),
+        yaml="distillation.alpha_schedule",
+    )  # fmt: skip
+    alpha_start: float = option(
+        0.5, "First alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, yaml="distillation.alpha_start"
+    )
+    alpha_end: float = option(
+        0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, yaml="distillation.alpha_end"
+    )
+    teacher_top_k: int = option(
+        16, "Probabilities taken per position", group=_DISTILL, minimum=1, yaml="distillation.top_k"
+    )
+    trust_remote_code: bool = option(
+        False, "Let a teacher from the hub run its own code", group=_DISTILL, yaml="distillation.trust_remote_code"
+    )
+
+    save_steps: int = option(500, "Steps between checkpoints", group=_EVAL, minimum=1)
+    save_total_limit: int | None = option(None, "Checkpoints kept; the oldest go", group=_EVAL, minimum=1, shown="all")
+    eval_steps: int = option(250, "Steps between evaluations", group=_EVAL, minimum=1)
+    eval_samples: int = option(512, "Samples of val that an evaluation reads", group=_EVAL, minimum=1)
+    logging_steps: int = option(10, "Steps between log lines", group=_EVAL, minimum=1)
+    do_sample: bool = option(False, "Sample answers in evaluations instead of taking the likeliest", group=_EVAL)
+    top_p: float = option(1.0, "Nucleus to sample from", group=_EVAL, minimum=0, maximum=1)
+
+    unfreeze_vision: int = option(0, "Last blocks of the vision encoder to train", group=_MODEL, minimum=0)
+    vision_weights: str | None = option(
+        None, "Pretrained encoder: timm name, hub id or file", group=_MODEL, shown="random"
+    )
+    language_model: str | None = option(
+        None, "Pretrained language model: hub id or folder", group=_MODEL, shown="random"
+    )
+
+    fp16: bool = option(False, "Half precision, for GPUs before Ampere", group=_LOG)
+    bf16: bool = option(False, "bfloat16, for Ampere and later", group=_LOG)
+    wandb_project: str | None = option(None, "Log to this Weights & Biases project", group=_LOG, shown="off")
+    wandb_run_name: str | None = option(None, "Name of the run there", group=_LOG, shown="W&B picks one")
+    tensorboard: bool = option(False, "Log to output_dir/stageN/tensorboard", group=_LOG)
+
+    per_stage: Mapping[int, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """What a stage changes, from the settings file; set by `resolve`, applied by `for_stage`."""
+
+    @classmethod
+    def resolve(cls, given: dict[str, Any]) -> TrainSettings:
+        """The command line over the settings file over the defaults, for each stage."""
+        path: Path = given.get("config", DEFAULT_CONFIG)
+        blocks = read_config(path) if "config" in given or path.is_file() else {}
+        stages = {
+            stage: _layer(_layer(defaults, blocks.get(f"stage{stage}", {})), given)
+            for stage, defaults in STAGE_DEFAULTS.items()
+        }
+        return cls(**stages[min(given.get("stages", (2,)))], per_stage=stages)
+
+    def for_stage(self, stage: int) -> TrainSettings:
+        """These settings as one stage uses them."""
+        return replace(self, **{**self.per_stage.get(stage, {}), "stages": (stage,), "per_stage": {}})
+
+
+def read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """{"stage1": {field: value}, "stage2": {...}} of a settings file.
+
+    Raises:
+        UserError: no such file, not YAML, unknown block or key, a value of the wrong type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The settings file {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"The settings file {path} holds no blocks; expected stage1: and stage2: with keys below.")
+    for name in content:
+        if name not in ("stage1", "stage2"):
+            raise UserError(f"The settings file {path} has an unknown block {name}; expected stage1 and stage2.")
+    return {name: parse_block(TrainSettings, block, f"{name} of {path}") for name, block in content.items()}
+
+
+def _layer(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` wins. Whoever gives one of the two loss weights, or lets alpha move, means the other to complement it."""
+    merged = {**below, **above}
+    if "sft_weight" not in above and above.keys() & {"distillation_alpha", "alpha_schedule"}:
+        merged["sft_weight"] = None
+    if "distillation_alpha" not in above and above.get("sft_weight") is not None:
+        merged["distillation_alpha"] = round(max(0.0, 1 - above["sft_weight"]), 12)
+    return merged
+
+
+_TOY = Path("data/toy")
+_STAGE2, _CACHE = Path("data/stage2"), Path("outputs/stage2/teacher_outputs")
+_FINAL = Path("outputs/stage2/checkpoint-final")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Run the teacher once over the data and keep what it says."""
+
+    teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    dataset_path: Path = option(_STAGE2, "Prepared data set")
+    splits: tuple[str, ...] = option(("train", "val"), "Splits to read")
+    output_dir: Path = option(_CACHE, "Folder of the cache; a run that was stopped continues there")
+    batch_size: int = option(32, "Samples the teacher reads at once", minimum=1)
+    top_k: int = option(16, "Probabilities kept per position", minimum=1)
+    max_samples: int | None = option(None, "Only the first so many of each split", minimum=1, shown="all")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Ask a checkpoint the questions of a split and score its answers."""
+
+    checkpoint: Path = option(_FINAL, "Checkpoint to evaluate")
+    stage: int = option(2, "Stage the checkpoint comes from", minimum=1, maximum=2)
+    benchmarks: tuple[str, ...] = option(
+        ("vqa", "okvqa", "instruct"), "What to measure", choices=("vqa", "okvqa", "instruct")
+    )
+    split: str = option("val", "Split of the data set")
+    dataset_path: Path = option(_STAGE2, "Prepared data set")
+    output_file: Path = option(Path("results/stage2_eval.json"), "Where the numbers go")
+    teacher_outputs: Path | None = option(None, "Cache of the same split: adds KL(student || teacher)")
+    batch_size: int = option(32, "Questions answered at once", minimum=1)
+    max_samples: int | None = option(None, "Only so many questions of each benchmark", minimum=1, shown="all")
+    max_new_tokens: int = option(64, "Longest answer, in tokens", minimum=1)
+    do_sample: bool = option(False, "Sample instead of taking the likeliest token")
+    temperature: float = option(1.0, "Of the sampling", minimum=0.01)
+    top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
+    num_beams: int = option(1, "Beams of a beam search; 1 = none", minimum=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Write one self-contained HTML page about a run."""
+
+    output_dir: Path = option(Path("outputs"), "Folder of the run, with stage1/ and stage2/")
+    evaluation: Path = option(Path("results/stage2_eval.json"), "Numbers written by `embervlm evaluate`")
+    report: Path = option(Path("outputs/report.html"), "The page to write")
+
+
+@dataclass(frozen=True)
+class DownloadSettings:
+    """Fetch a teacher's weights from the hub, and check beforehand that they fit."""
+
+    model: str = option("qwen-vl-chat", "Teacher: a name of the registry or a hub id")
+
+
+@dataclass(frozen=True)
+class TeacherCheckSettings:
+    """Load a teacher, show it a picture, ask it a question."""
+
+    model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    image: Path | None = option(None, "Picture to show", shown="one that is drawn")
+    prompt: str = option("What is in this picture?", "Question to ask")
+    max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
+    top_k: int = option(16, "Probabilities kept per position, for the size of a cache", minimum=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """Check the whole distillation set-up before hours of training: teacher, tokenizers, targets, gradients."""
+
+    stage: int = option(2, "Stage to check", minimum=1, maximum=2)
+    dataset_path: Path = option(_STAGE2, "Prepared data set")
+    preset: str = option("37m", "Student: 37m or tiny")
+    checkpoint: Path | None = option(None, "Student checkpoint, instead of a preset")
+    teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    use_cached_teacher_outputs: Path | None = option(None, "Cache, instead of a teacher")
+    samples: int = option(32, "Samples to look at", minimum=1)
+    trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """Show batches as the student reads them: tokens, masks, pictures."""
+
+    stage: int = option(2, "Stage whose data to show", minimum=1, maximum=2)
+    num_batches: int = option(1, "Batches to show", minimum=1)
+    batch_size: int = option(4, "Samples of a batch", minimum=1)
+    dataset_path: Path | None = option(None, "Prepared data set", shown="data/stageN")
+    split: str = option("train", "Split of the data set")
+    max_length: int = option(512, "Tokens of one sample, longer ones are cut", minimum=16)
+    preset: str = option("37m", "Student: 37m or tiny")
+    checkpoint: Path | None = option(None, "Student checkpoint, instead of a preset")
+    html: Path | None = option(None, "Write an HTML page with the pictures too")
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Ask a trained student about a picture."""
+
+    checkpoint: str = option(_FINAL.as_posix(), "Student checkpoint, or the hub id of one")
+    image: Path | None = option(None, "Picture to show")
+    prompt: str = option("Describe this image", "Question to ask")
+    max_length: int = option(100, "Longest answer, in tokens", minimum=1)
+    do_sample: bool = option(False, "Sample instead of taking the likeliest token")
+    temperature: float = option(1.0, "Of the sampling", minimum=0.01)
+    top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class ToySettings:
+    """Draw the embedded world and write it in the official file formats."""
+
+    out: Path = option(_TOY, "Folder to write")
+    train_images: int = option(4000, "Pictures of train", minimum=1)
+    val_images: int = option(500, "Pictures of val", minimum=1)
+    seed: int = option(0, "Equal seeds give equal bytes", minimum=0)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """The whole story on the embedded world: draw, prepare, align, cache, distil, evaluate, report."""
+
+    out: Path = option(Path("outputs/demo"), "Folder for everything the demo writes")
+    quick: bool = option(False, "A minute's worth of it, to see that all works")
+    seed: int = option(0, "Seed of everything random", minimum=0)
