@@ -12,8 +12,6 @@ from embervlm.data.record import Record
 IGNORE = -100
 """Label of a position that is not trained."""
 
-USER, ASSISTANT = "<|user|>", "<|assistant|>"
-
 
 @dataclass(frozen=True)
 class Response:
@@ -49,26 +47,20 @@ def encode(record: Record, processor: Any, max_length: int) -> Encoded:
     """`<|user|>{<image> x n}{question}<|assistant|>{answer}<|endoftext|><|user|>...` with labels on answers and EOS only.
 
     Args:
-        processor: the student's; its `tokenizer` and `num_image_tokens` are read.
+        processor: the student's.
         max_length: positions of the row; what is beyond is cut from the end (`truncated`).
 
     Names of special tokens inside questions and answers are plain text. A row can end up without any label: the
     caller must look at `has_labels`.
     """
     tokenizer = processor.tokenizer
-    user, assistant, image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, processor.image_token])
-    turns = record.turns()
-    texts = [text for turn in turns for text in turn]
-    pieces = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-
     row: list[int] = []
     labels: list[int] = []
     responses: list[Response] = []
-    for turn, (_, answer) in enumerate(turns):
-        prompt = [user, *pieces[2 * turn], assistant]
-        if turn == 0 and record.image is not None:
-            prompt[1:1] = [image] * processor.num_image_tokens
-        reply = [*pieces[2 * turn + 1], tokenizer.eos_token_id]
+    for turn, (question, answer) in enumerate(record.turns()):
+        prompt = processor.encode_prompt(question, turn == 0 and record.image is not None)
+        reply = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        reply = [*reply, tokenizer.eos_token_id]
         row += prompt
         labels += [IGNORE] * len(prompt)
         responses.append(Response(turn, len(row) - 1, np.array(reply, dtype=np.int32), answer))

@@ -1,0 +1,101 @@
+"""What the teacher said about a batch's responses, told in the student's tokens: from a cache or from a live teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embervlm.batch.encode import Encoded
+from embervlm.batch.memo import TARGET_BYTES, Memo
+from embervlm.data.record import Record
+from embervlm.distill.targets import ResponseTargets, TokenMap, project_batch
+from embervlm.errors import UserError
+from embervlm.teachers.outputs import TeacherOutputs
+from embervlm.tokens import encode_spans
+
+LookUp = Callable[[Sequence[Record]], Sequence[Sequence[TeacherOutputs]]]
+"""For each record what the teacher said about its assistant turns."""
+
+
+class TeacherTargets:
+    """Looks up (or asks) the teacher, projects onto the student's tokens, remembers the result.
+
+    The caller does not know whether the teacher is a cache or a model: both are a `LookUp`.
+    """
+
+    def __init__(self, look_up: LookUp, token_map: TokenMap, student_tokenizer: Any, memory: int = TARGET_BYTES):
+        self._look_up = look_up
+        self._token_map = token_map
+        self._tokenizer = student_tokenizer
+        self._kept: Memo[tuple[ResponseTargets, ...]] = Memo(memory)
+
+    def __call__(self, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[list[ResponseTargets]]:
+        """For each record one ResponseTargets per entry of `Encoded.responses`, cut like the row is cut."""
+        found = [self._kept.get(record.id) for record in records]
+        missing = [index for index, targets in enumerate(found) if targets is None]
+        if missing:
+            for index, targets in zip(missing, self._ask([records[i] for i in missing]), strict=True):
+                found[index] = targets
+                self._kept.put(records[index].id, targets, sum(map(_size, targets)))
+        cut = []
+        for row, targets in zip(encoded, found, strict=True):
+            assert targets is not None
+            cut.append([_first(targets[reply.turn], reply.kept(len(row.input_ids))) for reply in row.responses])
+        return cut
+
+    def _ask(self, records: Sequence[Record]) -> list[tuple[ResponseTargets, ...]]:
+        jobs = []
+        counts = []
+        for record, outputs in zip(records, self._look_up(records), strict=True):
+            answers = [answer for _, answer in record.turns()]
+            if [output.turn for output in outputs] != list(range(len(answers))):
+                raise UserError(
+                    f"Record {record.id} has {len(answers)} answers, the teacher's outputs are about turns "
+                    f"{[output.turn for output in outputs]}: they were made for other data. "
+                    "Run cache_teacher_outputs.py again on this data."
+                )
+            for answer, output in zip(answers, outputs, strict=True):
+                spans = encode_spans(self._tokenizer, answer)
+                ids = np.append(spans.ids, np.int32(self._tokenizer.eos_token_id))
+                jobs.append((ids, spans, output))
+            counts.append(len(answers))
+        projected = iter(project_batch(jobs, self._token_map))
+        return [tuple(next(projected) for _ in range(count)) for count in counts]
+
+
+def from_cache(cache: Any, folder: Path) -> LookUp:
+    """A LookUp into a `TeacherCache`. A record that is not there is an error: training never goes on without it."""
+
+    def look_up(records: Sequence[Record]) -> list[Sequence[TeacherOutputs]]:
+        found = []
+        for record in records:
+            outputs = cache.get(record.id)
+            if outputs is None:
+                raise UserError(
+                    f"The teacher cache {folder} has nothing about record {record.id}: it was made for other data or "
+                    "not to its end. Run cache_teacher_outputs.py again on this data (it continues where it stopped)."
+                )
+            found.append(outputs)
+        return found
+
+    return look_up
+
+
+def from_teacher(teacher: Any, image_root: Path, top_k: int) -> LookUp:
+    """A LookUp that asks a live teacher."""
+    return lambda records: teacher.score(list(records), image_root, top_k)
+
+
+def _first(targets: ResponseTargets, count: int) -> ResponseTargets:
+    if count >= len(targets.kinds):
+        return targets
+    return ResponseTargets(
+        targets.kinds[:count], targets.ids[:count], targets.logprobs[:count], targets.log_tail[:count]
+    )
+
+
+def _size(targets: ResponseTargets) -> int:
+    return 512 + targets.kinds.nbytes + targets.ids.nbytes + targets.logprobs.nbytes + targets.log_tail.nbytes

@@ -1,0 +1,184 @@
+"""The training loop: transformers' Trainer with our loss, our measurements and our checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from embervlm.distill.loss import LossOptions
+from embervlm.errors import UserError
+from embervlm.train import checkpoint as files
+from embervlm.train.meter import Meter
+from embervlm.train.schedules import capped_warmup
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one stage asks of the loop, besides `TrainingArguments`."""
+
+    stage: int
+    loss_at: Callable[[int, int], LossOptions]  # (step, all steps) -> weights of the losses
+    learning_rates: dict[str, float]  # part of the model -> peak; parts that are missing are frozen
+    evaluate: Callable[[Any, int], dict[str, float]] | None  # (model, step) -> metrics, on the first process
+    best: tuple[str, bool]  # metric that chooses checkpoint-final, and whether more is better
+    describe: dict[str, Any]  # goes into training_args.json
+    processor: Any
+
+    @property
+    def prefix(self) -> str:
+        return f"stage{self.stage}/"
+
+
+class EmberTrainer(Trainer):
+    """One forward of the wrapped model gives the loss, so that under DDP the head's gradient arises in it."""
+
+    def __init__(self, plan: Plan, **kwargs: Any) -> None:
+        super().__init__(processing_class=plan.processor, **kwargs)
+        self.plan = plan
+        self.meter = Meter(self.args.device)
+        self._aside = 0.0  # seconds spent on evaluation and saving since the last report
+        self._reported = time.monotonic()
+
+    # ---- loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        options = self.plan.loss_at(self.state.global_step, self.state.max_steps)
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        loss, outputs = super().compute_loss(
+            model, {**inputs, "loss_options": options, "use_cache": False}, True, num_items_in_batch
+        )
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"The loss became {loss.item()} at step {self.state.global_step + 1} "
+                f"(learning rate {self._get_learning_rate():.2g}). Nothing was saved after the last checkpoint; resume "
+                "from it with a lower --learning_rate or a lower --gradient_clip, or without --fp16."
+            )
+        self.meter.add(outputs.parts, inputs["attention_mask"])
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- optimizer
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            options.pop("lr")
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups = []
+            for part, rate in self.plan.learning_rates.items():
+                mine = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad and part_of(n) == part]
+                for decay in (True, False):
+                    parameters = [p for n, p in mine if (n in decayed) is decay]
+                    if parameters:
+                        weight_decay = self.args.weight_decay if decay else 0.0
+                        groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        self.args.warmup_steps = capped_warmup(int(self.args.warmup_steps), num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- reports
+
+    def log(self, logs, start_time=None):
+        """Names become stage1/..., stage2/...; the Trainer's own summary at the end is not repeated."""
+        if "loss" in logs:
+            sums = self.meter.drain(lambda sums: self.accelerator.reduce(sums, "sum"), self._temperature())
+            now = time.monotonic()
+            seconds = max(now - self._reported - self._aside, 1e-9)
+            self._reported, self._aside = now, 0.0
+            tokens = sums.pop("tokens")
+            if self._options().alpha == 0:
+                del sums["distill_loss"], sums["target_share"]
+            logs = {
+                "total_loss": logs["loss"],
+                **sums,
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": logs.get("grad_norm", 0.0),
+                "tokens_per_second": tokens / seconds,
+            }
+        elif "train_runtime" in logs:
+            return
+        super().log({self.plan.prefix + name: value for name, value in logs.items()}, start_time)
+
+    def _options(self) -> LossOptions:
+        return self.plan.loss_at(max(0, self.state.global_step - 1), self.state.max_steps)
+
+    def _temperature(self) -> float:
+        return self._options().temperature
+
+    # ---- evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Measures on the first process; keeps the best weights so far as checkpoint-final."""
+        if self.plan.evaluate is None:
+            return {}
+        began = time.monotonic()
+        measured: list[dict[str, float]] = [{}]
+        if self.is_world_process_zero():
+            self.model.eval()
+            with torch.random.fork_rng(), torch.no_grad():  # training goes on as if nobody had looked
+                measured = [self.plan.evaluate(self.model, self.state.global_step)]
+        metrics = broadcast_object_list(measured)[0]
+        self.log(dict(metrics))
+        name, more = self.plan.best
+        if self._is_better(metrics[name], more):
+            self.state.best_metric, self.state.best_global_step = metrics[name], self.state.global_step
+            self.save_checkpoint(files.FINAL)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._aside += time.monotonic() - began
+        return metrics
+
+    def _is_better(self, value: float, more: bool) -> bool:
+        best = self.state.best_metric
+        return best is None or (value > best if more else value < best)
+
+    # ---- checkpoints
+
+    def _save_checkpoint(self, model, trial):
+        began = time.monotonic()
+        self.save_checkpoint(f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+        self._aside += time.monotonic() - began
+
+    def save_checkpoint(self, name: str) -> Path:
+        """Write a whole checkpoint or none. Every process takes part: each has its own random state."""
+        target = Path(self.args.output_dir) / name
+        partial = files.partial_of(target)
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            raise UserError(
+                f"Weights became infinite or NaN before step {self.state.global_step}; {name} was not written. "
+                "Resume from the last checkpoint with a lower --learning_rate."
+            )
+        try:
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self._save_rng_state(str(partial))
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            if self.args.should_save:
+                files.save_model(self.model, self.plan.processor, partial, safetensors=name == files.FINAL)
+                files.write_json(partial / files.TRAINING_ARGS, self.plan.describe)
+                self.state.save_to_json(str(partial / files.STATE))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                files.publish(target)
+            self.accelerator.wait_for_everyone()
+        except OSError as error:
+            raise UserError(f"{target} could not be written ({error}); earlier checkpoints are whole.") from error
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+        return target

@@ -1,0 +1,41 @@
+"""Sums of the loss's parts between two reports, over micro-batches and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from embervlm.distill.loss import LossParts
+
+_SUMS = ("ce_sum", "kd_sum", "n_correct", "n_labels", "n_targets")
+
+
+class Meter:
+    """Adds up what `LossParts` counts. Means are made only after the sums have met across ranks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(len(_SUMS) + 1, dtype=torch.float64, device=device)
+
+    def add(self, parts: LossParts, attention_mask: Tensor) -> None:
+        counted = [*(getattr(parts, name) for name in _SUMS), attention_mask.sum()]
+        self._sums += torch.stack([value.detach().to(self._sums) for value in counted])
+
+    def drain(self, over_ranks: Callable[[Tensor], Tensor], temperature: float) -> dict[str, float]:
+        """The means since the last call, and `tokens` (input tokens read by all ranks). Starts anew.
+
+        sft_loss: mean cross-entropy per labelled position, nats. distill_loss: T^2 KL(teacher || student) at T summed
+        over the positions with a target, per *labelled* position, so that total = sft_weight * sft_loss + alpha *
+        distill_loss holds; divided by target_share it is the mean where there is a target.
+        """
+        ce, kd, correct, labels, targets, tokens = over_ranks(self._sums).tolist()
+        self._sums.zero_()
+        per_label = 1 / max(labels, 1.0)
+        return {
+            "sft_loss": ce * per_label,
+            "distill_loss": temperature**2 * kd * per_label,
+            "token_accuracy": correct * per_label,
+            "target_share": targets * per_label,
+            "tokens": tokens,
+        }
