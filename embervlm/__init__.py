@@ -9,6 +9,8 @@ from embervlm.model.processing import EmberVLMImageProcessor, EmberVLMProcessor
 AutoConfig.register("embervlm", EmberVLMConfig)
 AutoModelForImageTextToText.register(EmberVLMConfig, EmberVLM)
 AutoProcessor.register(EmberVLMConfig, EmberVLMProcessor)
-AutoImageProcessor.register(EmberVLMConfig, image_processor_classes={"pil": EmberVLMImageProcessor})
+# One class for both backends: it works on PIL images, and transformers warns when the default backend is missing.
+_BACKENDS = {"pil": EmberVLMImageProcessor, "torchvision": EmberVLMImageProcessor}
+AutoImageProcessor.register(EmberVLMConfig, image_processor_classes=_BACKENDS)
 
 __all__ = ["EmberVLM", "EmberVLMConfig", "EmberVLMProcessor"]

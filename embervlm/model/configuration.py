@@ -11,14 +11,18 @@ from transformers.configuration_utils import SubConfigSpec
 class EmberVLMConfig(PreTrainedConfig):
     """A vision tower, a projector and a language model.
 
+    preset: the name it was made from, if any.
     vision: {"name": a timm architecture, "args": its keyword arguments}.
     text_config: the configuration of any causal language model of transformers.
+    projector_hidden: width of the projector's middle layer.
+    image_size, num_image_tokens: pixels of a side, and the visual tokens that the tower makes of them.
     unfreeze_vision: how many of the tower's last blocks are trained; -1 = the whole tower.
     """
 
     model_type = "embervlm"
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt2")}
 
+    preset: str | None = None
     vision: dict[str, Any] | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     projector_hidden: int = 2304

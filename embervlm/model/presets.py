@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from embervlm.errors import UserError
-from embervlm.model.tokenizer import IMAGE, SPECIAL_TOKENS
+from embervlm.model.tokenizer import EOS, IMAGE, PAD, SPECIAL_TOKENS, VOCABULARY
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PACKAGED = "packaged"
@@ -24,18 +25,18 @@ class Preset:
     image_std: tuple[float, float, float] = IMAGENET_STD
     vision_weights: str | None = None
 
-    def config_fields(self) -> dict[str, Any]:
-        """Arguments of EmberVLMConfig, ids of special tokens filled in."""
+    def special_ids(self) -> dict[str, int]:
+        """What the vocabulary settles in the configuration of a language model."""
         ids = {token: self.vocabulary + i for i, token in enumerate(SPECIAL_TOKENS)}
-        eos, pad = (ids[token] for token in SPECIAL_TOKENS[:2])
-        special = {
-            "vocab_size": self.vocabulary + len(ids),
-            "bos_token_id": eos,
-            "eos_token_id": eos,
-            "pad_token_id": pad,
-        }
-        text = {**self.config["text_config"], **special}
-        return {**self.config, "vision": {**self.config["vision"]}, "text_config": text, "image_token_id": ids[IMAGE]}
+        size = self.vocabulary + len(ids)
+        return {"vocab_size": size, "bos_token_id": ids[EOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
+
+    def config_fields(self, **overrides: Any) -> dict[str, Any]:
+        """Arguments of EmberVLMConfig; the vocabulary's size and special ids hold for any `text_config`."""
+        fields = deepcopy({**self.config, **overrides})
+        fields["text_config"] |= self.special_ids()
+        fields["image_token_id"] = self.vocabulary + SPECIAL_TOKENS.index(IMAGE)
+        return fields
 
 
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -58,9 +59,9 @@ PRESETS: dict[str, Preset] = {
             "num_image_tokens": 49,
             "unfreeze_vision": 0,
         },
-        vocabulary=25_600,
+        vocabulary=VOCABULARY,
     ),
-    # For the embedded world and the tests: 96 x 96 pixels, stride 16.
+    # 1.1M, for the embedded world and the tests: 96 x 96 pixels, stride 16.
     "tiny": Preset(
         config={
             "vision": {"name": "repvit_m0_9", "args": {"embed_dim": [24, 48, 96], "depth": [1, 1, 2]}},
@@ -86,8 +87,9 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of that exact name; UserError with the nearest names otherwise."""
+    """The preset of that exact name; UserError with the known names otherwise."""
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=1) or list(PRESETS)
-        raise UserError(f"there is no preset '{name}'; choose one of {', '.join(PRESETS)} (did you mean '{near[0]}'?)")
+        near = get_close_matches(name, PRESETS, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UserError(f"There is no preset '{name}'; choose one of {', '.join(PRESETS)}{hint}.")
     return PRESETS[name]

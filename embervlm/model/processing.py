@@ -13,24 +13,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
+from embervlm.data.images import load_image, to_rgb
 from embervlm.errors import UserError
+from embervlm.model.configuration import EmberVLMConfig
 from embervlm.model.presets import Preset, get_preset
 from embervlm.model.tokenizer import ASSISTANT, IMAGE, USER, student_tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% else %}{{ '<|user|>' }}{% endif %}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
+    "{% set text %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ '<|endoftext|>' }}{% endgeneration %}{% endif %}"
-    "{% endfor %}"
+    "{% endif %}{% endset %}"
+    "{% if message['role'] == 'user' %}{{ '<|user|>' }}{% if message['content'] is not string %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
+    "{% endif %}{{ text }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>' }}"
+    "{% generation %}{{ text }}{{ '<|endoftext|>' }}{% endgeneration %}"
+    "{% else %}{{ raise_exception('the student knows the roles user and assistant, not ' + message['role']) }}"
+    "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
@@ -40,11 +45,9 @@ Picture = Image.Image | np.ndarray | Tensor | str | Path
 def open_picture(picture: Picture) -> Image.Image:
     """RGB picture from a PIL image, a path, or an array [H, W], [H, W, 3] or [3, H, W] (uint8, or floats in 0..1)."""
     if isinstance(picture, (str, Path)):
-        from embervlm.data.images import load_image
-
         return load_image(picture)
     if isinstance(picture, Image.Image):
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(picture))
     array = np.asarray(picture)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
@@ -54,7 +57,7 @@ def open_picture(picture: Picture) -> Image.Image:
         raise UserError(f"an array of shape {array.shape} is no picture; expected [H, W], [H, W, 3] or [3, H, W]")
     if array.dtype != np.uint8:
         array = (array * 255 if np.issubdtype(array.dtype, np.floating) else array).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(array).convert("RGB")
+    return to_rgb(Image.fromarray(array))
 
 
 class EmberVLMImageProcessor(BaseImageProcessor):
@@ -145,8 +148,9 @@ class EmberVLMProcessor(ProcessorMixin):
         return super().apply_chat_template(conversation, *args, tokenize=tokenize, **kwargs)
 
 
-def build_processor(preset: str | Preset) -> EmberVLMProcessor:
-    """A fresh processor for a preset (by name or itself)."""
+def build_processor(preset: str | Preset, config: EmberVLMConfig | None = None) -> EmberVLMProcessor:
+    """A fresh processor for a preset (by name or itself); `config` tells where its sizes were overridden."""
     preset = get_preset(preset) if isinstance(preset, str) else preset
-    pictures = EmberVLMImageProcessor(preset.config["image_size"], preset.image_mean, preset.image_std)
-    return EmberVLMProcessor(pictures, student_tokenizer(preset.vocabulary), preset.config["num_image_tokens"])
+    config = config or EmberVLMConfig(**preset.config_fields())
+    pictures = EmberVLMImageProcessor(config.image_size, preset.image_mean, preset.image_std)
+    return EmberVLMProcessor(pictures, student_tokenizer(preset.vocabulary), config.num_image_tokens)
