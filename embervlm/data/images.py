@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -30,14 +31,14 @@ def candidates(name: str) -> list[str]:
 
 def resolve_image(root: Path, name: str) -> Path:
     """The picture's file below `root`. UserError when it is missing or would lie outside (absolute, `..`, a link)."""
-    root = Path(root).resolve()
+    inside = os.path.realpath(root)
     for place in candidates(name):
-        path = (root / place).resolve()
-        if not path.is_relative_to(root):
+        path = os.path.realpath(os.path.join(inside, place))
+        if os.path.commonpath((inside, path)) != inside:
             raise UserError(f"the image {name!r} lies outside the image root {root}; such paths are refused")
-        if path.is_file():
-            return path
-    raise UserError(f"the image {name!r} is not below {root} (first tried {root / name}); check --image_root")
+        if os.path.isfile(path):
+            return Path(path)
+    raise UserError(f"the image {name!r} is not below {root} (first tried {Path(root) / name}); check --image_root")
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -50,7 +51,9 @@ def load_image(path: str | Path) -> Image.Image:
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("ignore")
             if picture.width * picture.height > MAX_PIXELS:
-                raise UserError(f"{path} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it")
+                raise UserError(
+                    f"{path} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it"
+                )
             picture.seek(0)
             picture.load()
             return to_rgb(ImageOps.exif_transpose(picture))

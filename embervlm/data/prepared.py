@@ -54,7 +54,9 @@ def open_prepared(folder: str | Path) -> PreparedSet:
     folder = Path(folder)
     if not (folder / INFO).is_file():
         what = "there is no such folder" if not folder.is_dir() else f"it has no {INFO}"
-        raise UserError(f"{folder} is not a prepared data set ({what}); make one with `embervlm prepare --out {folder.parent}`")
+        raise UserError(
+            f"{folder} is not a prepared data set ({what}); make one with `embervlm prepare --out {folder.parent}`"
+        )
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         root = Path(info["image_root"])

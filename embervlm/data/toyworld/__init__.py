@@ -25,7 +25,9 @@ def run_toy(settings: ToySettings) -> None:
         counts = write_toy(
             settings.out, settings.train_images, settings.val_images, settings.seed, lambda: progress.advance(bar)
         )
-    table = Table("", *counts, title=f"The embedded world in {settings.out}, in the official file formats", title_justify="left")
+    table = Table(
+        "", *counts, title=f"The embedded world in {settings.out}, in the official file formats", title_justify="left"
+    )
     for name in counts["train"]:
         table.add_row(name, *(f"{split[name]:,}" for split in counts.values()))
     console.print(table)

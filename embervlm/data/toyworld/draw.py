@@ -96,6 +96,5 @@ def _unit_outline(shape: str) -> tuple[tuple[float, float], ...]:
 def _outline(shape: str, radius: float, centre: float, angle: float) -> list[tuple[float, float]]:
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return [
-        (centre + radius * (x * cos - y * sin), centre + radius * (x * sin + y * cos))
-        for x, y in _unit_outline(shape)
+        (centre + radius * (x * cos - y * sin), centre + radius * (x * sin + y * cos)) for x, y in _unit_outline(shape)
     ]

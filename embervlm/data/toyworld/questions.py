@@ -54,7 +54,10 @@ def is_there(scene: Scene) -> Pairs:
 def is_shape_colour(scene: Scene) -> Pairs:
     colours = {t.colour for t in scene.things}
     return [
-        (f"Is the {t.shape} {c}?", _yes_no(t.colour == c)) for t in _once(scene, "shape") for c in COLOURS if c in colours
+        (f"Is the {t.shape} {c}?", _yes_no(t.colour == c))
+        for t in _once(scene, "shape")
+        for c in COLOURS
+        if c in colours
     ]
 
 

@@ -68,7 +68,9 @@ def _turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
             ]
     big = [t for t in scene.things if t.size == "large"]
     if big:
-        turns.append(("Which shapes are large?", f"The large shapes are {_join([_a(f'{t.colour} {t.shape}') for t in big])}."))
+        turns.append(
+            ("Which shapes are large?", f"The large shapes are {_join([_a(f'{t.colour} {t.shape}') for t in big])}.")
+        )
     else:
         turns.append(("Which shapes are large?", "None of the shapes is large."))
     textured = [t for t in scene.things if t.texture != "plain"]
