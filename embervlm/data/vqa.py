@@ -14,7 +14,7 @@ ANSWER_TYPES = ("yes/no", "number", "other")
 
 
 def read_vqa(questions: Path, annotations: Path | None, template: str = "{question}") -> Read:
-    """VQA-v2. The response is the most common answer (the file's `multiple_choice_answer`); all ten stay for scoring."""
+    """VQA-v2. The response is the file's `multiple_choice_answer`, the most common one; all ten stay for scoring."""
     return _read(questions, annotations, template, "vqa", "vqa_v2", "answer")
 
 

@@ -60,7 +60,10 @@ def main() -> None:
         schedule.step()
         if step % 25 == 24:
             right = [f"{(g.argmax(-1) == classes[:, i]).float().mean():.2f}" for i, g in enumerate(guesses)]
-            print(f"step {step + 1}/{options.steps}  loss {loss:.3f}  right {right}  {time.time() - began:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{options.steps}  loss {loss:.3f}  right {right}  {time.time() - began:.0f} s",
+                flush=True,
+            )
     weights = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in tower.state_dict().items()}
     save_file({k: v for k, v in weights.items() if not k.startswith("head.")}, options.out)
 

@@ -49,7 +49,9 @@ class Lessons:
         """More than a row holds; the longest first, so that the short questions fill what is left."""
         found: list[list[tuple[str, str]]] = []
         if self.told:
-            return [[(self.rng.choice(CAPTION_PROMPTS), caption(scene))]] + [conversation(scene, self.rng) for _ in range(4)]
+            return [[(self.rng.choice(CAPTION_PROMPTS), caption(scene))]] + [
+                conversation(scene, self.rng) for _ in range(4)
+            ]
         kind = self.rng.random()
         if kind < 0.4:
             found.append(conversation(scene, self.rng))

@@ -43,7 +43,9 @@ def pretrain_vision(model: LlavaForConditionalGeneration, lessons: Lessons, step
         pixels, cells = lessons.grids(96)
         with torch.autocast("cpu", torch.bfloat16):
             tokens = tower(pixels).last_hidden_state  # [B, 36, C]
-        grid = tokens.float().unflatten(1, (3, 2, 3, 2)).permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2)  # [B, 9, 4C]
+        grid = (
+            tokens.float().unflatten(1, (3, 2, 3, 2)).permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2)
+        )  # [B, 9, 4C]
         guesses = head(grid).split(sizes, dim=-1)
         loss = sum(nn.functional.cross_entropy(g.flatten(0, 1), cells[..., i].flatten()) for i, g in enumerate(guesses))
         optimizer.zero_grad()
@@ -57,7 +59,9 @@ def pretrain_vision(model: LlavaForConditionalGeneration, lessons: Lessons, step
             print(f"vision {step + 1}/{steps}  loss {loss:.3f}  right {right}  {time.time() - began:.0f} s", flush=True)
 
 
-def answer_loss(model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_loss(
+    model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean cross-entropy over the answers' tokens, and which of them the model would have said. [n], [n]"""
     labelled = batch["labels"] != -100
     with torch.autocast("cpu", torch.bfloat16):
@@ -81,7 +85,9 @@ def exam(model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictur
     model.eval()
     for _ in range(pictures):
         scene = lessons.scene()
-        questions = [(a.template, a.answer_type, a.question, a.answer) for a in lessons.interviewer.vqa(scene, lessons.rng, 7)]
+        questions = [
+            (a.template, a.answer_type, a.question, a.answer) for a in lessons.interviewer.vqa(scene, lessons.rng, 7)
+        ]
         lessons.dialogues = lambda _scene, q=questions: [[(x[2], x[3])] for x in q]  # type: ignore[method-assign]
         state = lessons.rng.getstate()
         lessons.scene = lambda s=scene: s  # type: ignore[method-assign]
@@ -124,7 +130,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=32, help="pictures in a step")
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--decay", type=float, default=0.35, help="share of the steps, at the end, in which the rate falls to 0")
+    parser.add_argument(
+        "--decay", type=float, default=0.35, help="share of the steps, at the end, in which the rate falls to 0"
+    )
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -171,7 +179,12 @@ def main() -> None:
             marks = exam(mean, processor)
             print(json.dumps({"step": step + 1, **marks}), flush=True)
             torch.save(
-                {"model": model.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+                {
+                    "model": model.state_dict(),
+                    "mean": mean.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
                 options.out / "state.pt.new",
             )
             os.replace(options.out / "state.pt.new", state_file)

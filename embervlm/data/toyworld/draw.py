@@ -44,7 +44,7 @@ def _paste(canvas: Image.Image, thing: Thing) -> None:
     rgb = tuple(max(0, min(255, value + shift)) for value, shift in zip(_RGB[thing.colour], thing.shade, strict=True))
     fill = Image.new("RGB", (side, side), rgb)
     if thing.texture != "plain":
-        # Dark ink on light colours; on dark ones a pale ink of the same hue, which keeps the outline on a light background.
+        # Dark ink on light colours; pale ink of the same hue on dark ones, which keeps their outline.
         ink = (25, 25, 25) if sum(rgb) > 330 else tuple(value + round(0.72 * (255 - value)) for value in rgb)
         fill.paste(ink, (0, 0), _pattern(thing.texture, side))
     x = (thing.column + 0.5) * _CELL + thing.jitter[0]

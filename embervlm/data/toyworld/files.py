@@ -31,7 +31,7 @@ _UNSEEN_SHARE = 0.3  # of the val pictures that hold a colour-shape pair which t
 def write_toy(
     out: Path, train_images: int, val_images: int, seed: int, advance: Callable[[], None] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Draws both splits below `out` and writes their files; returns the counts of each. Equal seeds give equal bytes."""
+    """Draws both splits below `out` and writes their files; returns their counts. Equal seeds give equal bytes."""
     counts = {}
     for split, pictures in (("train", train_images), ("val", val_images)):
         files = _Files(split, random.Random(f"{seed}-{split}"))

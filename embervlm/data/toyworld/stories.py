@@ -1,4 +1,4 @@
-"""Captions, descriptions and conversations about a scene, in the manner of LLaVA's pretraining and instruction files."""
+"""Captions, descriptions and conversations about a scene, as in LLaVA's pretraining and instruction files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def description(scene: Scene) -> str:
 
 
 def _summary(scene: Scene) -> str:
-    return f"There are {NUMBER_WORDS[len(scene.things)]} shapes: {_join([_a(f'{t.colour} {t.shape}') for t in scene.things])}."
+    named = _join([_a(f"{t.colour} {t.shape}") for t in scene.things])
+    return f"There are {NUMBER_WORDS[len(scene.things)]} shapes: {named}."
 
 
 def _turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
