@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import groupby
 from typing import Any
 
 from rich.markup import escape
@@ -27,12 +26,12 @@ class Verb:
     """Where a command lives. Both parts are imported when they are used: `--help` loads no torch."""
 
     settings: str  # "module:class" below embervlm; the first line of its docstring is the verb's help
-    run: str  # "module:function" that takes the settings; its result, if any, is the exit code
+    run: str  # "module:function" that takes the settings; a whole number that it returns is the exit code
 
     def load_settings(self) -> type:
         return _load(self.settings)
 
-    def load_run(self) -> Callable[[Any], int | None]:
+    def load_run(self) -> Callable[[Any], Any]:
         return _load(self.run)
 
 
@@ -81,7 +80,8 @@ def _run(words: list[str]) -> int:
         print_flags(name, verb.load_settings())
         return 0
     settings: Any = parse(verb.load_settings(), rest)
-    return verb.load_run()(settings) or 0
+    code = verb.load_run()(settings)
+    return code if isinstance(code, int) else 0
 
 
 def _complain(sentence: str, debug: bool) -> int:
@@ -104,7 +104,10 @@ def print_verbs() -> None:
 def print_flags(name: str, settings: type) -> None:
     """What `embervlm VERB --help` shows: every flag with its default and its help, in groups."""
     console.print(f"\n[bold]embervlm {name}[/] [dim]\\[flags][/]   {escape(_first_line(settings))}")
-    for group, flags in groupby(flags_of(settings).values(), key=lambda flag: flag.group):
+    groups: dict[str, list[Flag]] = {}
+    for flag in flags_of(settings).values():
+        groups.setdefault(flag.group, []).append(flag)
+    for group, flags in groups.items():
         console.print(f"\n[bold]{group}[/]")
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)

@@ -18,6 +18,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from embervlm.errors import UserError
 
 S = TypeVar("S")
@@ -32,17 +34,17 @@ def option(
     choices: Sequence[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
-    yaml: str | None = "",
+    key: str | None = "",
     shown: str | None = None,
 ) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
-        yaml: dotted key in the settings file; "" = the field's name, None = not allowed there, "!key" = its opposite.
+        key: dotted key in the settings file; "" = the field's name, None = not allowed there, "!key" = its opposite.
         shown: how `--help` writes the default, where it is not the value itself.
     """
     limits = (minimum, maximum)
-    metadata = {"help": help, "group": group, "choices": tuple(choices), "limits": limits, "yaml": yaml, "shown": shown}
+    metadata = {"help": help, "group": group, "choices": tuple(choices), "limits": limits, "key": key, "shown": shown}
     return field(default=default, metadata=metadata)
 
 
@@ -59,7 +61,7 @@ class Flag:
     group: str
     choices: tuple[str, ...]
     limits: tuple[float | None, float | None]
-    yaml: str | None
+    key: str | None
     shown: str | None
 
     def convert(self, value: Any, said: str) -> Any:
@@ -178,16 +180,14 @@ def parse_block(settings: type, block: Any, where: str) -> dict[str, Any]:
     Raises:
         UserError: unknown key (names the nearest), a value of the wrong type.
     """
-    by_key = {
-        (flag.yaml or name).lstrip("!"): flag for name, flag in flags_of(settings).items() if flag.yaml is not None
-    }
+    by_key = {(flag.key or name).lstrip("!"): flag for name, flag in flags_of(settings).items() if flag.key is not None}
     values = {}
     for key, value in _flatten(block, where, {key.partition(".")[0] for key in by_key if "." in key}).items():
         if key not in by_key:
             raise UserError(f"{where} has an unknown key {key}{did_you_mean(key, list(by_key))}")
         flag = by_key[key]
         result = flag.convert(value, f"{key} in {where}")
-        values[flag.name] = (not result) if (flag.yaml or "").startswith("!") else result
+        values[flag.name] = (not result) if (flag.key or "").startswith("!") else result
     return values
 
 
@@ -206,10 +206,33 @@ def _flatten(block: Any, where: str, nested: set[str]) -> dict[str, Any]:
 
 
 def parse(settings: type[S], argv: Sequence[str]) -> S:
-    """The command line over the dataclass's defaults; a class with `resolve(given)` puts more layers between."""
+    """The command line over a settings file (for classes with a `config` flag) over the dataclass's defaults.
+
+    A class with `resolve(given)` layers them itself.
+    """
     given = parse_flags(settings, argv)
-    resolve = getattr(settings, "resolve", None)
-    return resolve(given) if resolve else settings(**given)
+    if resolve := getattr(settings, "resolve", None):
+        return resolve(given)
+    path = given.get("config")
+    filed = {} if path is None else parse_block(settings, read_yaml(path), str(path))
+    return settings(**{**filed, **given})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a settings file.
+
+    Raises:
+        UserError: no such file, not YAML, no keys.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The settings file {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"The settings file {path} holds no keys; expected lines like `batch_size: 64`.")
+    return content
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from embervlm.errors import UserError
-from embervlm.options import option, parse_block
+from embervlm.options import option, parse_block, read_yaml
 
 DEFAULT_CONFIG = Path("configs/training_stages.yaml")
 
@@ -29,17 +27,17 @@ _RUN, _DATA, _OPTIM, _DISTILL, _EVAL, _MODEL, _LOG = (
 class TrainSettings:
     """Train Stage 1 (alignment on captions) and Stage 2 (instructions, with a teacher)."""
 
-    stages: tuple[int, ...] = option((2,), "Stages to train: 1, 2 or 1,2", group=_RUN, minimum=1, maximum=2, yaml=None)
+    stages: tuple[int, ...] = option((2,), "Stages to train: 1, 2 or 1,2", group=_RUN, minimum=1, maximum=2, key=None)
     preset: str = option("37m", "Student to build when no checkpoint is given: 37m or tiny", group=_RUN)
     output_dir: Path = option(Path("outputs"), "Checkpoints and metrics go to its stage1/ and stage2/", group=_RUN)
     resume_from: Path | None = option(
         None,
         "A Stage 1 checkpoint of any step (weights only), or a Stage 2 checkpoint to continue",
         group=_RUN,
-        yaml=None,
+        key=None,
     )
-    config: Path = option(DEFAULT_CONFIG, "Settings file; the command line wins over it", group=_RUN, yaml=None)
-    stage_name: str = option("instruction_tuning", "Name of the stage in console and logs", group=_RUN, yaml="name")
+    config: Path = option(DEFAULT_CONFIG, "Settings file; the command line wins over it", group=_RUN, key=None)
+    stage_name: str = option("instruction_tuning", "Name of the stage in console and logs", group=_RUN, key="name")
     seed: int = option(42, "Seed of everything random", group=_RUN, minimum=0)
 
     data_dir: Path = option(Path("data"), "Stage N reads data_dir/stageN, made by `embervlm prepare`", group=_DATA)
@@ -67,44 +65,44 @@ class TrainSettings:
 
     teacher_model: str = option(
         "qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder", group=_DISTILL,
-        yaml="distillation.teacher_model",
+        key="distillation.teacher_model",
     )  # fmt: skip
     disable_distillation: bool = option(
-        False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, yaml="!distillation.enabled"
+        False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, key="!distillation.enabled"
     )
     use_cached_teacher_outputs: Path | None = option(
         None, "Folder of `embervlm cache`: no teacher is loaded, 3 to 5 times faster", group=_DISTILL,
-        yaml="distillation.cached_teacher_outputs",
+        key="distillation.cached_teacher_outputs",
     )  # fmt: skip
     distillation_alpha: float = option(
-        0.3, "Weight of T^2 KL(teacher || student)", group=_DISTILL, minimum=0, yaml="distillation.alpha"
+        0.3, "Weight of T^2 KL(teacher || student)", group=_DISTILL, minimum=0, key="distillation.alpha"
     )
     sft_weight: float | None = option(
         None,
         "Weight of the cross-entropy",
         group=_DISTILL,
         minimum=0,
-        yaml="distillation.sft_weight",
+        key="distillation.sft_weight",
         shown="1 - alpha",
     )
     distillation_temperature: float = option(
-        2.0, "T, softens both distributions", group=_DISTILL, minimum=1, maximum=4, yaml="distillation.temperature"
+        2.0, "T, softens both distributions", group=_DISTILL, minimum=1, maximum=4, key="distillation.temperature"
     )
     alpha_schedule: str = option(
         "constant", "How alpha changes over the run", group=_DISTILL, choices=("constant", "linear", "cosine"),
-        yaml="distillation.alpha_schedule",
+        key="distillation.alpha_schedule",
     )  # fmt: skip
     alpha_start: float = option(
-        0.5, "First alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, yaml="distillation.alpha_start"
+        0.5, "First alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, key="distillation.alpha_start"
     )
     alpha_end: float = option(
-        0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, yaml="distillation.alpha_end"
+        0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, key="distillation.alpha_end"
     )
     teacher_top_k: int = option(
-        16, "Probabilities taken per position", group=_DISTILL, minimum=1, yaml="distillation.top_k"
+        16, "Probabilities taken per position", group=_DISTILL, minimum=1, key="distillation.top_k"
     )
     trust_remote_code: bool = option(
-        False, "Let a teacher from the hub run its own code", group=_DISTILL, yaml="distillation.trust_remote_code"
+        False, "Let a teacher from the hub run its own code", group=_DISTILL, key="distillation.trust_remote_code"
     )
 
     save_steps: int = option(500, "Steps between checkpoints", group=_EVAL, minimum=1)
@@ -154,14 +152,7 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: no such file, not YAML, unknown block or key, a value of the wrong type.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The settings file {path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"The settings file {path} holds no blocks; expected stage1: and stage2: with keys below.")
+    content = read_yaml(path)
     for name in content:
         if name not in ("stage1", "stage2"):
             raise UserError(f"The settings file {path} has an unknown block {name}; expected stage1 and stage2.")
@@ -213,11 +204,12 @@ class EvaluateSettings:
     teacher_outputs: Path | None = option(None, "Cache of the same split: adds KL(student || teacher)")
     batch_size: int = option(32, "Questions answered at once", minimum=1)
     max_samples: int | None = option(None, "Only so many questions of each benchmark", minimum=1, shown="all")
-    max_new_tokens: int = option(64, "Longest answer, in tokens", minimum=1)
+    max_new_tokens: int | None = option(None, "Longest answer, in tokens", minimum=1, shown="the benchmark's")
     do_sample: bool = option(False, "Sample instead of taking the likeliest token")
     temperature: float = option(1.0, "Of the sampling", minimum=0.01)
     top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
     num_beams: int = option(1, "Beams of a beam search; 1 = none", minimum=1)
+    seed: int = option(0, "Seed of the subset and of the sampling", minimum=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
 
 
@@ -226,7 +218,9 @@ class ReportSettings:
     """Write one self-contained HTML page about a run."""
 
     output_dir: Path = option(Path("outputs"), "Folder of the run, with stage1/ and stage2/")
-    evaluation: Path = option(Path("results/stage2_eval.json"), "Numbers written by `embervlm evaluate`")
+    evaluations: tuple[Path, ...] = option(
+        (Path("results/stage2_eval.json"),), "Results of `embervlm evaluate`, the distilled student's first"
+    )
     report: Path = option(Path("outputs/report.html"), "The page to write")
 
 
@@ -290,6 +284,7 @@ class InferenceSettings:
     do_sample: bool = option(False, "Sample instead of taking the likeliest token")
     temperature: float = option(1.0, "Of the sampling", minimum=0.01)
     top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
 
 
 @dataclass(frozen=True)
