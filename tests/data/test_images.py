@@ -1,0 +1,93 @@
+"""Pictures as people have them: every odd mode becomes RGB, everything unsafe or broken is a sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embervlm.data.images import load_image, resolve_image
+from embervlm.errors import UserError
+from tests.data.official_files import coco_pictures, picture
+
+
+def _pixel(path: Path) -> tuple[int, ...]:
+    picture = load_image(path)
+    assert picture.mode == "RGB"
+    return picture.getpixel((0, 0))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
+    Image.new("RGB", (5, 4), "white").convert(mode).save(path)
+    assert all(value > 245 for value in _pixel(path)) and load_image(path).size == (5, 4)
+
+
+def test_sixteen_bits_are_reduced_and_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "x.png")
+    assert _pixel(tmp_path / "x.png") == (128, 128, 128)
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "x.png")
+    assert _pixel(tmp_path / "x.png") == (255, 255, 255)
+
+
+def test_a_camera_held_upright_is_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
+    assert load_image(tmp_path / "x.jpg").size == (4, 8)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert _pixel(tmp_path / "x.gif") == (255, 0, 0)
+
+
+def test_a_wrong_extension_does_not_matter(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "blue").save(tmp_path / "x.gif", format="PNG")
+    assert _pixel(tmp_path / "x.gif") == (0, 0, 255)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_picture_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(UserError, match="is not a readable picture"):
+        load_image(tmp_path / "x.png")
+
+
+def test_a_cut_off_file_is_not_half_a_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "x.jpg")
+    whole = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "x.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is not a readable picture"):
+        load_image(tmp_path / "x.jpg")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="20000 x 20000 pixels|not a readable"):
+        load_image(tmp_path / "x.png")
+
+
+def test_official_folders_are_searched(tmp_path: Path) -> None:
+    root = coco_pictures(tmp_path, [7])
+    wanted = root / "train2014" / f"COCO_train2014_{7:012d}.jpg"
+    assert resolve_image(root, f"{7:012d}.jpg") == wanted
+    assert resolve_image(root, wanted.name) == wanted
+    assert resolve_image(root, f"train2014/{wanted.name}") == wanted
+
+
+def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
+    root = coco_pictures(tmp_path / "root", [7])
+    secret = picture(tmp_path / "secret.jpg")
+    (root / "link.jpg").symlink_to(secret)
+    for name in ("../secret.jpg", str(secret), "link.jpg", "train2014/../../secret.jpg"):
+        with pytest.raises(UserError, match="outside the image root"):
+            resolve_image(root, name)
+    with pytest.raises(UserError, match="is not below"):
+        resolve_image(root, "none.jpg")
