@@ -54,7 +54,7 @@ def check_fit(model: Any, processor: EmberVLMProcessor, source: str) -> None:
     for what, found, expected in facts:
         if found != expected:
             raise UserError(
-                f"The processor in '{source}' has {found} {what}, its weights have {expected}: the vocabulary or preset "
+                f"The processor in '{source}' has {found} {what}, the model {expected}: the vocabulary or preset "
                 "does not fit the model. Copy the processor's files from the checkpoint that the weights come from."
             )
 
