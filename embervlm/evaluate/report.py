@@ -1,0 +1,245 @@
+"""The report: one self-contained HTML file, without scripts, that explains itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from embervlm.evaluate.plots import Line, line_chart
+from embervlm.evaluate.report_inputs import Kind, ReportInputs, SystemRow, TrainingRun
+from embervlm.evaluate.results import EvalResult
+
+RIGHT, WRONG = 0.6, 0.3
+"""An answer that scores so much counts as right, one below the other as wrong, in between as half right."""
+
+BLIND_MARGIN = 0.05
+"""A model that loses less than this without the picture does not look at it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of the guide's targets, and what the student reached."""
+
+    name: str
+    value: float
+    goal: float
+    percent: bool
+    below: bool  # good when below the goal
+    others: tuple[tuple[str, float], ...]  # the same figure of other systems, for scale
+
+    @property
+    def met(self) -> bool:
+        return self.value < self.goal if self.below else self.value > self.goal
+
+    @property
+    def filled(self) -> float:
+        """Where the value lies on a scale that ends at the goal's double (or at 1): 0 to 1."""
+        return min(1.0, self.value / (2 * self.goal if self.below else 1.0))
+
+    @property
+    def goal_at(self) -> float:
+        return 0.5 if self.below else self.goal
+
+
+def write_report(inputs: ReportInputs, path: str | Path) -> Path:
+    """Write the report of whatever `inputs` holds to `path`, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(inputs), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def render(inputs: ReportInputs) -> str:
+    """The report as a string. Everything that models and people wrote is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent, "number": number, "duration": duration, "verdict": verdict}
+    folder = resources.files("embervlm.evaluate")
+    template = environment.from_string(folder.joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    student = inputs.system("student")
+    return template.render(
+        inputs=inputs,
+        css=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
+        lead=lead(inputs),
+        targets=targets(inputs),
+        findings=findings(inputs),
+        rows=[table_row(row, inputs) for row in inputs.systems],
+        charts=charts(inputs.runs),
+        templates=template_rows(inputs.systems),
+        divergence=None if student is None else student.result.divergence,
+        kinds=legend(inputs.systems),
+    )
+
+
+def targets(inputs: ReportInputs) -> list[Target]:
+    """The guide's four, as far as they were measured."""
+    row = inputs.system("student")
+    if row is None:
+        return []
+    found = []
+    best_guess = _best_guess(inputs)
+    for_scale = [other for other in inputs.systems if other.kind in ("teacher", "undistilled") or other is best_guess]
+
+    def add(name: str, goal: float, measure: Any, percent: bool = False, below: bool = False) -> None:
+        if (value := measure(row.result)) is not None:
+            others = [(other.name, measure(other.result)) for other in for_scale]
+            kept = tuple((label, other) for label, other in others if other is not None)
+            found.append(Target(name, value, goal, percent, below, kept))
+
+    add("VQA accuracy", 0.60, lambda r: r.vqa_accuracy, percent=True)
+    add("Instruction score", 0.75, lambda r: r.instruct and r.instruct.score)
+    add("KL(student ‖ teacher)", 1.0, lambda r: r.divergence and r.divergence.student_teacher, below=True)
+    add("Coherence", 0.80, lambda r: r.instruct and r.instruct.coherence)
+    return found
+
+
+def lead(inputs: ReportInputs) -> str:
+    """The result in a sentence or two."""
+    student, teacher, plain = (inputs.system(kind) for kind in ("student", "teacher", "undistilled"))
+    if student is None or student.result.vqa_accuracy is None:
+        return ""
+    share = student.result.vqa["vqa"].overall
+    sentence = f"The distilled student scores {percent(share.accuracy)} on {share.n:,} questions it has never seen"
+    if plain is not None and (without := plain.result.vqa_accuracy) is not None:
+        gain = 100 * (share.accuracy - without)
+        word = "more" if gain >= 0 else "less"
+        sentence += f", {abs(gain):.1f} points {word} than the same student trained without a teacher"
+    if teacher is not None and (best := teacher.result.vqa_accuracy) is not None:
+        sentence += f"; its teacher scores {percent(best)}"
+    return sentence + "."
+
+
+def findings(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """What a careful reader would ask next, as (tone, sentence); tone is "good" or "warn"."""
+    said = []
+    student, blind, plain = (inputs.system(kind) for kind in ("student", "blind", "undistilled"))
+    guess = _best_guess(inputs)
+    mine = None if student is None else student.result.vqa_accuracy
+    if mine is not None and blind is not None and (unseen := blind.result.vqa_accuracy) is not None:
+        if mine - unseen < BLIND_MARGIN:
+            text = f"answers as well without the picture ({percent(unseen)} against {percent(mine)}): it does not look."
+            said.append(("warn", f"The student {text}"))
+        else:
+            text = f"Take the picture away and the student falls from {percent(mine)} to {percent(unseen)}: it looks."
+            said.append(("good", text))
+    if mine is not None and guess is not None:
+        floor = guess.result.vqa_accuracy or 0.0
+        text = f"Guessing from the question alone ({guess.name[:1].lower() + guess.name[1:]}) gives {percent(floor)}"
+        tone = "good" if mine - floor >= BLIND_MARGIN else "warn"
+        place = "above" if mine >= floor else "below"
+        said.append((tone, f"{text}; the student is {100 * abs(mine - floor):.1f} points {place}."))
+    if student is not None and plain is not None and (ratio := kl_ratio(student.result, plain.result)) is not None:
+        tone = "good" if ratio < 1 else "warn"
+        text = "A small KL alone proves little, since small worlds are easily imitated. What counts is the ratio: "
+        said.append((tone, f"{text}the student's is {ratio:.2f} times that of the undistilled one."))
+    return said
+
+
+def _best_guess(inputs: ReportInputs) -> SystemRow | None:
+    """The strongest of the baselines without a model."""
+    guesses = [row for row in inputs.systems if row.kind == "baseline" and row.result.vqa_accuracy is not None]
+    return max(guesses, key=lambda row: row.result.vqa_accuracy or 0.0, default=None)
+
+
+def table_row(row: SystemRow, inputs: ReportInputs) -> dict[str, Any]:
+    """Cells of the main table; None where nothing was measured."""
+    result = row.result
+    vqa, okvqa = result.vqa.get("vqa"), result.vqa.get("okvqa")
+    by_type = {} if vqa is None else vqa.by_answer_type
+    plain = inputs.system("undistilled")
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "n": vqa and vqa.overall.n,
+        "interval": vqa and vqa.overall.interval,
+        "vqa": vqa and vqa.overall.accuracy,
+        "yes_no": by_type["yes/no"].accuracy if "yes/no" in by_type else None,
+        "number": by_type["number"].accuracy if "number" in by_type else None,
+        "other": by_type["other"].accuracy if "other" in by_type else None,
+        "without_yes_no": vqa and vqa.without_yes_no and vqa.without_yes_no.accuracy,
+        "okvqa": okvqa and okvqa.overall.accuracy,
+        "score": result.instruct and result.instruct.score,
+        "coherence": result.instruct and result.instruct.coherence,
+        "kl": result.divergence and result.divergence.student_teacher,
+        "ratio": None if plain is None else kl_ratio(result, plain.result),
+    }
+
+
+def kl_ratio(result: EvalResult, plain: EvalResult) -> float | None:
+    """KL(student || teacher) over the undistilled student's."""
+    if result.divergence is None or plain.divergence is None or plain.divergence.student_teacher <= 0:
+        return None
+    return result.divergence.student_teacher / plain.divergence.student_teacher
+
+
+def charts(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
+    """Curves with their captions: losses of each stage, then what evaluation during training saw."""
+    wanted: list[tuple[str, str, str, bool, float | None]] = [
+        ("stage1/total_loss", "Stage 1: loss", "nats per token of the captions", False, None),
+        ("stage2/sft_loss", "Stage 2: cross-entropy", "nats per token of the answers", False, None),
+        ("stage2/distill_loss", "Stage 2: distillation loss", "T² KL(teacher ‖ student), nats per token", False, None),
+        ("stage2/vqa_accuracy", "VQA accuracy during training", "on part of the validation set", True, 0.60),
+        ("stage2/instruct_score", "Instruction score during training", "on part of the validation set", False, 0.75),
+        ("stage2/teacher_kl_div", "KL(student ‖ teacher) during training", "nats per token, T = 1", False, None),
+    ]
+    drawn = []
+    for key, title, unit, percents, mark in wanted:
+        lines = []
+        for run in runs:
+            points = [(entry["step"], entry[key]) for entry in run.history if key in entry and "step" in entry]
+            if len(points) > 1:
+                lines.append(Line(run.name, run.kind, [x for x, _ in points], [y for _, y in points]))
+        if lines and (svg := line_chart(lines, f"{title}, {unit}, by step", percents, mark)):
+            drawn.append({"title": title, "unit": unit, "svg": Markup(svg), "lines": lines, "mark": mark})
+    return drawn
+
+
+def template_rows(systems: Sequence[SystemRow]) -> dict[str, Any] | None:
+    """Accuracy by question type: {"columns": [...], "rows": [...]}; None when there is only one type."""
+    columns = [row for row in systems if "vqa" in row.result.vqa]
+    lead_row = next((row for row in columns if row.kind == "student"), columns[0] if columns else None)
+    if lead_row is None or len(lead_row.result.vqa["vqa"].by_question_type) < 2:
+        return None
+    rows = []
+    for name, share in lead_row.result.vqa["vqa"].by_question_type.items():
+        cells = [row.result.vqa["vqa"].by_question_type.get(name) for row in columns]
+        values = [None if cell is None else cell.accuracy for cell in cells]
+        floors = [v for row, v in zip(columns, values, strict=True) if row.kind == "baseline" and v is not None]
+        unlearnt = bool(floors) and share.accuracy <= max(floors)
+        rows.append({"name": name, "n": share.n, "values": values, "unlearnt": unlearnt})
+    rows.sort(key=lambda row: row["name"])
+    return {"columns": columns, "rows": rows, "unlearnt": sum(row["unlearnt"] for row in rows)}
+
+
+def legend(systems: Sequence[SystemRow]) -> Mapping[Kind, str]:
+    return {row.kind: row.name for row in reversed(systems)}
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1 h 02 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def verdict(score: float) -> str:
+    return "right" if score >= RIGHT else "wrong" if score < WRONG else "half"
