@@ -67,7 +67,8 @@ def split(pictures: list[Picture], val_share: float, seed: int) -> dict[str, lis
     by_kind = defaultdict(list)
     for ids in members.values():
         by_kind[pictures[ids[0]].label.kind, pictures[ids[0]].label.subkind].append(ids)
-    rng, val, due = random.Random(seed), set(), 0.0
+    rng, due = random.Random(seed), 0.0
+    val: set[int] = set()
     for _, kind_groups in sorted(by_kind.items()):
         rng.shuffle(kind_groups)
         due += val_share * sum(map(len, kind_groups))  # what a small kind leaves undone, the next one does

@@ -51,7 +51,11 @@ def read_labels(table: Path = TABLE) -> dict[str, Label]:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return {
         row["path"]: Label(
-            *(row[column] for column in ("name", "head", "kind", "subkind", "style")),
+            name=row["name"],
+            head=row["head"],
+            kind=row["kind"],
+            subkind=row["subkind"],
+            style=row["style"],
             facts=dict(fact.split("=", 1) for fact in row["facts"].split(";") if fact),
         )
         for row in rows
