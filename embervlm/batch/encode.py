@@ -29,7 +29,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One record: position t reads input_ids[t] and is asked for shift_labels[t]. The last EOS is asked for, not read."""
+    """Position t reads input_ids[t] and is asked for shift_labels[t]. The last EOS is asked for, never read."""
 
     record_id: str
     input_ids: np.ndarray  # int32 [L]
@@ -44,7 +44,7 @@ class Encoded:
 
 
 def encode(record: Record, processor: Any, max_length: int) -> Encoded:
-    """`<|user|>{<image> x n}{question}<|assistant|>{answer}<|endoftext|><|user|>...` with labels on answers and EOS only.
+    """`<|user|>{<image> x n}{question}<|assistant|>{answer}<|endoftext|><|user|>...`, labels on answers and EOS only.
 
     Args:
         processor: the student's.

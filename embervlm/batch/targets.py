@@ -1,4 +1,4 @@
-"""What the teacher said about a batch's responses, told in the student's tokens: from a cache or from a live teacher."""
+"""What the teacher said about a batch's responses, in the student's tokens: from a cache or from a live teacher."""
 
 from __future__ import annotations
 

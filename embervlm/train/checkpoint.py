@@ -1,8 +1,8 @@
 """Checkpoints on disk: whole or not there, checked before use, never unpickled.
 
-    checkpoint-500/   pytorch_model.bin  optimizer.pt  scheduler.pt  config.json  training_args.json
-                      trainer_state.json  rng_state.pth  and the processor's files
-    checkpoint-final/ the same for the best step, and model.safetensors
+checkpoint-500/   pytorch_model.bin  optimizer.pt  scheduler.pt  config.json  training_args.json
+                  trainer_state.json  rng_state.pth  and the processor's files
+checkpoint-final/ the same for the best step, and model.safetensors
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def publish(target: Path) -> None:
 
 
 def clean_up(folder: Path) -> None:
-    """Undo what a killed run left in a stage folder: drop partial checkpoints, bring back one that was being replaced."""
+    """Undo what a killed run left behind: drop partial checkpoints, bring back one that was being replaced."""
     for path in folder.glob(".checkpoint-*"):
         name = re.fullmatch(r"\.(checkpoint-\w+)\.(partial|replaced)", path.name)
         if name is None:

@@ -28,8 +28,7 @@ class Plan:
     stage: int
     loss_at: Callable[[int, int], LossOptions]  # (step, all steps) -> weights of the losses
     learning_rates: dict[str, float]  # part of the model -> peak; parts that are missing are frozen
-    evaluate: Callable[[Any, int], dict[str, float]] | None  # (model, step) -> metrics, on the first process
-    best: tuple[str, bool]  # metric that chooses checkpoint-final, and whether more is better
+    evaluate: Callable[[Any, int], dict[str, float]]  # (model, step) -> metrics, asked on the first process
     describe: dict[str, Any]  # goes into training_args.json
     processor: Any
 
@@ -47,6 +46,7 @@ class EmberTrainer(Trainer):
         self.meter = Meter(self.args.device)
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
+        self.seconds = 0.0  # of the whole `train()`, known at its end
 
     # ---- loss
 
@@ -74,7 +74,7 @@ class EmberTrainer(Trainer):
             decayed = set(self.get_decay_parameter_names(self.model))
             groups = []
             for part, rate in self.plan.learning_rates.items():
-                mine = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad and part_of(n) == part]
+                mine = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad and n.split(".")[0] == part]
                 for decay in (True, False):
                     parameters = [p for n, p in mine if (n in decayed) is decay]
                     if parameters:
@@ -107,6 +107,7 @@ class EmberTrainer(Trainer):
                 "tokens_per_second": tokens / seconds,
             }
         elif "train_runtime" in logs:
+            self.seconds = logs["train_runtime"]
             return
         super().log({self.plan.prefix + name: value for name, value in logs.items()}, start_time)
 
@@ -120,8 +121,6 @@ class EmberTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Measures on the first process; keeps the best weights so far as checkpoint-final."""
-        if self.plan.evaluate is None:
-            return {}
         began = time.monotonic()
         measured: list[dict[str, float]] = [{}]
         if self.is_world_process_zero():
@@ -130,17 +129,20 @@ class EmberTrainer(Trainer):
                 measured = [self.plan.evaluate(self.model, self.state.global_step)]
         metrics = broadcast_object_list(measured)[0]
         self.log(dict(metrics))
-        name, more = self.plan.best
-        if self._is_better(metrics[name], more):
-            self.state.best_metric, self.state.best_global_step = metrics[name], self.state.global_step
+        if self._is_better(metrics):
             self.save_checkpoint(files.FINAL)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._aside += time.monotonic() - began
         return metrics
 
-    def _is_better(self, value: float, more: bool) -> bool:
+    def _is_better(self, metrics: dict[str, float]) -> bool:
+        """By VQA accuracy where there are such questions, else by the loss on val. Of two equal ones the later."""
+        score = metrics.get("vqa_accuracy", -metrics["eval_loss"])
         best = self.state.best_metric
-        return best is None or (value > best if more else value < best)
+        if best is not None and not score >= best:
+            return False
+        self.state.best_metric, self.state.best_global_step = score, self.state.global_step
+        return True
 
     # ---- checkpoints
 

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from embervlm.errors import UserError
+from embervlm.options import as_dict
+from embervlm.settings import TrainSettings
 from embervlm.train.checkpoint import write_json
 
 SECONDS_BETWEEN_WRITES = 5.0
@@ -19,7 +21,9 @@ def _import(module: str, flag: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{flag} needs the package {package} ({error}): pip install {package}, or leave the flag out.")
+        raise UserError(
+            f"{flag} needs the package {package} ({error}): pip install {package}, or leave the flag out."
+        ) from None
 
 
 def numbers(logs: dict[str, Any]) -> dict[str, float]:
@@ -28,7 +32,7 @@ def numbers(logs: dict[str, Any]) -> dict[str, float]:
 
 
 class MetricsFile(TrainerCallback):
-    """Keeps metrics.json: {"stage", "history": [{"step", "stage2/sft_loss": ...}, ...], "summary": {...}}.
+    """Keeps metrics.json: {"stage", "history": [{"step", "epoch", "stage2/sft_loss", ...}], "best_step", "summary"}.
 
     The history is the trainer state's, so that after a resume it continues from the checkpoint's own.
     """
@@ -58,8 +62,8 @@ class MetricsFile(TrainerCallback):
                 history[-1].update(numbers(entry))
             else:
                 history.append({"step": entry["step"], "epoch": entry.get("epoch"), **numbers(entry)})
-        best = {"step": state.best_global_step, "value": state.best_metric}
-        write_json(self.path, {"stage": self.stage, "history": history, "best": best, "summary": self.summary})
+        content = {"stage": self.stage, "history": history, "best_step": state.best_global_step}
+        write_json(self.path, {**content, "summary": self.summary})
         self._written = time.monotonic()
 
 
@@ -104,3 +108,13 @@ class TensorBoard(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self._writer is not None:
             self._writer.close()
+
+
+def follow(settings: TrainSettings, folder: Path) -> list[TrainerCallback]:
+    """The trackers that the settings ask for. UserError when one is not installed."""
+    trackers: list[TrainerCallback] = []
+    if settings.wandb_project is not None:
+        trackers.append(Wandb(settings.wandb_project, settings.wandb_run_name, folder, as_dict(settings)))
+    if settings.tensorboard:
+        trackers.append(TensorBoard(folder / "tensorboard"))
+    return trackers

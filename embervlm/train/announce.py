@@ -1,0 +1,122 @@
+"""What a person reads before the first step and after the last one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from embervlm.batch.dataset import RecordDataset
+from embervlm.inspection.view import count_kinds, render_example, view_example
+from embervlm.model.parameters import format_table, param_table
+from embervlm.settings import TrainSettings
+from embervlm.train.build import Data
+from embervlm.train.checkpoint import FINAL
+from embervlm.train.progress import told
+from embervlm.train.start import Start, earlier_run
+from embervlm.train.teaching import Teaching
+from embervlm.train.tracking import MetricsFile, numbers
+
+LOOKED_AT = 64
+"""Records whose shares of targets are counted before the first step."""
+
+
+def announce(
+    console: Console,
+    settings: TrainSettings,
+    start: Start,
+    data: Data,
+    train_set: RecordDataset,
+    model: Any,
+    teaching: Teaching | None,
+    steps: int,
+    notes: Sequence[str],
+) -> None:
+    """Parameters, data, teacher, and one example as both models read it."""
+    if console.quiet:
+        return
+    (stage,) = settings.stages
+    console.rule(f"Stage {stage}: {settings.stage_name.replace('_', ' ')}")
+    console.print(format_table(param_table(model)))
+    console.print(_data_table(data))
+    console.print(start.note)
+    if teaching is not None:
+        console.print(teaching.note)
+    told_more = list(notes)
+    if train_set.without_labels:
+        first = ", ".join(train_set.without_labels[:3])
+        told_more.append(
+            f"{len(train_set.without_labels)} records are left out: no answer begins within max_length "
+            f"{settings.max_length} ({first}{', ...' if len(train_set.without_labels) > 3 else ''})."
+        )
+    warmup = min(settings.warmup_steps, steps // 10)
+    if warmup < settings.warmup_steps:
+        told_more.append(f"Warm-up: {warmup} steps instead of {settings.warmup_steps}, a tenth of all {steps}.")
+    if not start.resume and (note := earlier_run(settings.output_dir / f"stage{stage}")):
+        told_more.append(note)
+    for note in told_more:
+        console.print(f"[yellow]note[/] {note}", soft_wrap=True)
+    console.print(show_example(train_set, teaching))
+    console.print(f"{steps:,} steps of {settings.batch_size} samples a device.")
+
+
+def show_example(train_set: RecordDataset, teaching: Teaching | None) -> Panel:
+    """The record that shows most: the first one with several answer tokens."""
+    looked = [train_set[at] for at in range(min(LOOKED_AT, len(train_set)))]
+    best = max(looked, key=lambda sample: min(len(sample.encoded.responses[0].ids), 12))
+    outputs = targets = None
+    subtitle = None
+    if teaching is not None:
+        records = [sample.record for sample in looked]
+        all_targets = teaching.targets(records, [sample.encoded for sample in looked])
+        targets = all_targets[looked.index(best)]
+        outputs = teaching.outputs([best.record])[0]
+        shares = count_kinds([answer for answers in all_targets for answer in answers])
+        subtitle = f"positions of the first {len(looked)} records: {shares}"
+    view = view_example(best.encoded, train_set.processor.tokenizer, outputs, targets)
+    return Panel(render_example(view), title=f"record {view.record_id}", subtitle=subtitle, title_align="left")
+
+
+def _data_table(data: Data) -> Table:
+    table = Table("data", title=str(data.prepared.folder))
+    for heading in ("records", "pictures", "sources"):
+        table.add_column(heading, justify="left" if heading == "sources" else "right")
+    for split in ("train", "val"):
+        records = data.prepared.records(split)
+        sources = Counter(str(record.metadata.get("source")) for record in records)
+        pictures = len({record.image for record in records if record.image is not None})
+        said = ", ".join(f"{name} {count:,}" for name, count in sources.most_common())
+        table.add_row(split, f"{len(records):,}", f"{pictures:,}", said)
+    return table
+
+
+def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path) -> None:
+    """The end of a stage: best step, its numbers, where the checkpoint is, how long it took. Also into metrics.json."""
+    state, prefix = trainer.state, trainer.plan.prefix
+    best = state.best_global_step
+    at_best: dict[str, float] = {}
+    for entry in state.log_history:
+        if entry["step"] == best:
+            at_best.update({name.removeprefix(prefix): value for name, value in numbers(entry).items()})
+    metrics.summary = {
+        "best_step": best,
+        "steps": state.global_step,
+        "seconds": trainer.seconds,
+        "checkpoint": FINAL,
+        "metrics": {prefix + name: value for name, value in at_best.items()},
+    }
+    metrics.write(state)
+    minutes, seconds = divmod(round(trainer.seconds), 60)
+    console.print(
+        Panel(
+            f"{state.global_step:,} steps in {minutes}:{seconds:02d}. Best at step {best:,}: {told(at_best)}\n"
+            f"checkpoint  {folder / FINAL}\nmetrics     {metrics.path}",
+            title=f"Stage {trainer.plan.stage} done",
+            title_align="left",
+        )
+    )

@@ -1,0 +1,90 @@
+"""`embervlm train`: each stage in a few lines, read from top to bottom."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from embervlm.console import console as everyone
+from embervlm.errors import UserError
+from embervlm.settings import TrainSettings
+from embervlm.train import checkpoint as files
+from embervlm.train.announce import announce, summarise
+from embervlm.train.build import (
+    all_steps,
+    build_arguments,
+    build_data,
+    build_model,
+    build_train_set,
+    build_trainer,
+    fit_length,
+)
+from embervlm.train.interrupt import StopOnSignal
+from embervlm.train.progress import ProgressBar
+from embervlm.train.start import decide_start
+from embervlm.train.teaching import build_teaching
+from embervlm.train.tracking import MetricsFile, follow
+
+INTERRUPTED = 130
+
+
+def run_train(settings: TrainSettings) -> int:
+    """Train the stages that are asked for, in order. Returns the exit code: 0, or 130 after Ctrl-C."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader's processes fork
+    for number, stage in enumerate(sorted(set(settings.stages))):
+        mine = settings.for_stage(stage)
+        code = train_stage(mine if number == 0 else replace(mine, resume_from=None))
+        if code:
+            return code
+    return 0
+
+
+def train_stage(settings: TrainSettings) -> int:
+    """One stage, from the settings of that stage alone."""
+    (stage,) = settings.stages
+    folder = settings.output_dir / f"stage{stage}"
+    console = everyone if int(os.environ.get("RANK", "0")) == 0 else Console(quiet=True)
+    start = decide_start(stage, settings.preset, settings.resume_from, settings.output_dir)
+
+    arguments, notes = build_arguments(settings)
+    data = build_data(settings)
+    model = build_model(settings, start)
+    settings, more_notes = fit_length(settings, model)
+    train_set = build_train_set(settings, data, model)
+    teaching = build_teaching(settings, data.prepared, model.processor, arguments.device)
+    interrupt = StopOnSignal(console.print)
+    metrics = MetricsFile(folder / "metrics.json", stage)
+    progress = ProgressBar(console, stage)
+    callbacks = [interrupt, metrics, progress, *follow(settings, folder)]
+    trainer = build_trainer(settings, arguments, data, train_set, model, teaching, callbacks)
+
+    steps = all_steps(arguments, len(train_set))
+    if start.resume and start.weights is not None and start.weights.step >= steps:
+        raise UserError(
+            f"{start.weights.path} has {start.weights.step} steps behind it, this run ends at step {steps}: "
+            "there is nothing left to train. Raise --epochs or --max_steps."
+        )
+    announce(console, settings, start, data, train_set, model, teaching, steps, [*notes, *more_notes])
+    if arguments.should_save:
+        files.clean_up(folder)
+    try:
+        with interrupt:
+            trainer.train(resume_from_checkpoint=str(start.weights.path) if start.resume and start.weights else None)
+    finally:
+        progress.close()
+    if interrupt.stopped:
+        return _stopped(console, folder, trainer.state.global_step, stage)
+    summarise(console, trainer, metrics, folder)
+    return 0
+
+
+def _stopped(console: Console, folder: Path, step: int, stage: int) -> int:
+    console.print(
+        f"Stopped after step {step}. To go on: repeat the command with "
+        f"--stages {stage} --resume_from {folder / f'checkpoint-{step}'}",
+        soft_wrap=True,
+    )
+    return INTERRUPTED

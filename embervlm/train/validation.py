@@ -1,0 +1,74 @@
+"""What is measured during training, on a fixed part of val."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from embervlm.batch.collate import Collator
+from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.targets import TeacherTargets
+from embervlm.data.prepared import PreparedSet
+from embervlm.data.record import Record
+from embervlm.evaluate.divergence import measure_divergence
+from embervlm.evaluate.runner import evaluate_subset
+from embervlm.settings import TrainSettings
+
+
+def validation_loss(model: Any, dataset: RecordDataset, batch_size: int) -> float:
+    """Mean cross-entropy per labelled position, nats."""
+    collate = Collator(dataset.processor.tokenizer.pad_token_id)
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for start in range(0, len(dataset), batch_size):
+            batch = collate([dataset[at] for at in range(start, min(start + batch_size, len(dataset)))])
+            inputs = {
+                name: value.to(model.device) for name, value in batch.items() if value is not None and name != "labels"
+            }
+            parts = model(**inputs, use_cache=False).parts
+            total += float(parts.ce_sum)
+            count += int(parts.n_labels)
+    return total / max(count, 1)
+
+
+def fixed_part(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """The same records in every evaluation of a run, and in every run with this seed."""
+    if len(records) <= count:
+        return list(records)
+    chosen = np.random.default_rng(seed).choice(len(records), count, replace=False)
+    return [records[at] for at in sorted(chosen)]
+
+
+def build_evaluation(
+    settings: TrainSettings, prepared: PreparedSet, processor: Any, teacher: TeacherTargets | None
+) -> Callable[[Any, int], dict[str, float]]:
+    """(model, step) -> metrics.
+
+    eval_loss: cross-entropy on val, nats per token. teacher_kl_div: KL(student || teacher) on the same text at T = 1,
+    where a teacher speaks about val. vqa_accuracy and instruct_score (Stage 2): from generated answers.
+    """
+    (stage,) = settings.stages
+    records = fixed_part(prepared.records("val"), settings.eval_samples, settings.seed)
+    image_root = settings.image_root or prepared.image_root
+    size = settings.batch_size
+    dataset = None if teacher else RecordDataset(records, image_root, processor, settings.max_length)
+
+    def measure(model: Any, step: int) -> dict[str, float]:
+        if dataset is None:
+            assert teacher is not None
+            found = measure_divergence(
+                model, records, image_root, teacher, batch_size=size, max_length=settings.max_length
+            )
+            metrics = {"eval_loss": found.ce_per_token, "teacher_kl_div": found.student_teacher}
+        else:
+            metrics = {"eval_loss": validation_loss(model, dataset, size)}
+        if stage == 2:
+            # Half of the samples to each of the two kinds of questions.
+            count = max(1, settings.eval_samples // 2)
+            metrics |= evaluate_subset(model, prepared, "val", count, size, settings.seed)
+        return metrics
+
+    return measure
