@@ -43,6 +43,9 @@ class TrainSettings:
     data_dir: Path = option(Path("data"), "Stage N reads data_dir/stageN, made by `embervlm prepare`", group=_DATA)
     image_root: Path | None = option(None, "Folder of the pictures, instead of the prepared one", group=_DATA)
     max_length: int = option(512, "Tokens of one sample, longer ones are cut", group=_DATA, minimum=16)
+    pack: bool = option(
+        True, "Put the samples of one picture into one row, each seeing the picture and itself only", group=_DATA
+    )
     dataloader_workers: int = option(2, "Processes that read pictures", group=_DATA, minimum=0)
 
     epochs: int = option(5, "Passes over the data", group=_OPTIM, minimum=1, shown="5 (Stage 1: 3)")
@@ -128,7 +131,7 @@ class TrainSettings:
     tensorboard: bool = option(False, "Log to output_dir/stageN/tensorboard", group=_LOG)
 
     per_stage: Mapping[int, Mapping[str, Any]] = field(default_factory=dict, repr=False)
-    """What a stage changes, from the settings file; set by `resolve`, applied by `for_stage`."""
+    """Where stages differ; set by `resolve`, applied by `for_stage`."""
 
     @classmethod
     def resolve(cls, given: dict[str, Any]) -> TrainSettings:
@@ -136,10 +139,13 @@ class TrainSettings:
         path: Path = given.get("config", DEFAULT_CONFIG)
         blocks = read_config(path) if "config" in given or path.is_file() else {}
         stages = {
-            stage: _layer(_layer(defaults, blocks.get(f"stage{stage}", {})), given)
+            stage: {**vars(cls()), **_layer(_layer(defaults, blocks.get(f"stage{stage}", {})), given)}
             for stage, defaults in STAGE_DEFAULTS.items()
         }
-        return cls(**stages[min(given.get("stages", (2,)))], per_stage=stages)
+        first = stages[min(stages)]
+        differ = [name for name in first if any(values[name] != first[name] for values in stages.values())]
+        per_stage = {stage: {name: values[name] for name in differ} for stage, values in stages.items()}
+        return cls(**{**stages[min(given.get("stages", cls.stages))], "per_stage": per_stage})
 
     def for_stage(self, stage: int) -> TrainSettings:
         """These settings as one stage uses them."""

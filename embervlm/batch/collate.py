@@ -5,53 +5,79 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from embervlm.batch.dataset import Sample
 from embervlm.batch.encode import IGNORE
+from embervlm.batch.pack import Row, pack, visible
 from embervlm.batch.targets import TeacherTargets
-from embervlm.distill.targets import collate_targets
+from embervlm.distill.targets import Targets, collate_targets
 
 
 class Collator:
-    """Pads on the right. Returns a dict of
+    """Lays rows side by side, padded on the right. Returns a dict of
 
-    input_ids int64 [B, L], attention_mask int64 [B, L], shift_labels int64 [B, L], labels (the same tensor: its name
-    makes transformers' Trainer count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in
-    the order of the rows or None, targets (`distill.targets.Targets`) or None.
+    input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or bool [B, 1, L, L] (which position
+    sees which) for packed rows, shift_labels int64 [B, L], labels (the same tensor: its name makes transformers' Trainer
+    count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in the order of the rows or None,
+    targets (`distill.targets.Targets`) or None.
+
+    Args:
+        pack_length: samples of one picture share a row of at most so many positions; None: a row for each sample.
     """
 
-    def __init__(self, pad_id: int, teacher: TeacherTargets | None = None, temperature: float = 1.0) -> None:
-        self.pad_id = pad_id
+    def __init__(
+        self,
+        processor: Any,
+        teacher: TeacherTargets | None = None,
+        temperature: float = 1.0,
+        pack_length: int | None = None,
+    ) -> None:
+        self.pad_id: int = processor.tokenizer.pad_token_id
+        self.shared = 1 + processor.num_image_tokens  # <|user|> and the picture begin every sample that has one
         self.teacher = teacher
         self.temperature = temperature
+        self.pack_length = pack_length
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        length = max(len(sample.encoded.input_ids) for sample in samples)
-        input_ids = torch.full((len(samples), length), self.pad_id)  # [B, L]
+        packed = self.pack_length is not None
+        rows = pack([s.encoded for s in samples], self.shared, self.pack_length or 0)
+        length = max(len(row.input_ids) for row in rows)
+        input_ids = torch.full((len(rows), length), self.pad_id)  # [B, L]
         shift_labels = torch.full_like(input_ids, IGNORE)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, sample in enumerate(samples):
-            count = len(sample.encoded.input_ids)
-            input_ids[row, :count] = torch.from_numpy(sample.encoded.input_ids)
-            shift_labels[row, :count] = torch.from_numpy(sample.encoded.shift_labels)
-            attention_mask[row, :count] = 1
-        pixels = [sample.pixels for sample in samples if sample.pixels is not None]
-        targets = None
-        if self.teacher is not None:
-            encoded = [sample.encoded for sample in samples]
-            projected = self.teacher([sample.record for sample in samples], encoded)
-            rows = [
-                (row, response.first, said)
-                for row, (item, answers) in enumerate(zip(encoded, projected, strict=True))
-                for response, said in zip(item.responses, answers, strict=True)
-            ]
-            targets = collate_targets(rows, shift_labels, self.temperature)
+        position_ids = torch.zeros_like(input_ids)
+        segments = np.full((len(rows), length), -1)
+        for index, row in enumerate(rows):
+            count = len(row.input_ids)
+            input_ids[index, :count] = torch.from_numpy(row.input_ids)
+            shift_labels[index, :count] = torch.from_numpy(row.shift_labels)
+            position_ids[index, :count] = torch.from_numpy(row.position_ids)
+            segments[index, :count] = row.segments
+        pixels = {s.encoded.record_id: s.pixels for s in samples}
+        shown = [pixels[row.placed[0].record_id] for row in rows if row.image is not None]
         return {
             "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "pixel_values": torch.stack(pixels) if pixels else None,
+            "position_ids": position_ids,
+            "attention_mask": torch.from_numpy(visible(segments) if packed else (segments >= 0).astype(np.int64)),
+            "pixel_values": torch.stack([picture for picture in shown if picture is not None]) if shown else None,
             "shift_labels": shift_labels,
             "labels": shift_labels,
-            "targets": targets,
+            "targets": self._targets(samples, rows, shift_labels),
         }
+
+    def _targets(self, samples: Sequence[Sample], rows: Sequence[Row], shift_labels: torch.Tensor) -> Targets | None:
+        if self.teacher is None:
+            return None
+        said = self.teacher([s.record for s in samples], [s.encoded for s in samples])
+        known = {
+            (sample.encoded.record_id, response.turn): targets
+            for sample, answers in zip(samples, said, strict=True)
+            for response, targets in zip(sample.encoded.responses, answers, strict=True)
+        }
+        placed = [
+            (index, place.first, known[place.record_id, place.response.turn])
+            for index, row in enumerate(rows)
+            for place in row.placed
+        ]
+        return collate_targets(placed, shift_labels, self.temperature)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embervlm.batch.encode import IGNORE, Encoded, Response
+from embervlm.data.official import image_key
 
 SHARED = 0
 """Segment of the positions that every sample of a row sees."""
@@ -43,7 +44,7 @@ def pack(samples: Sequence[Encoded], shared: int, max_length: int) -> list[Row]:
 
     Args:
         shared: positions at the start of every sample with a picture that are the same in all of them.
-        max_length: samples that do not fit any more open the next row of their picture.
+        max_length: samples that do not fit any more open the next row of their picture; 0 gives each its own row.
     """
     open_rows: dict[str, list[list[Encoded]]] = {}
     rows: list[list[Encoded]] = []
@@ -51,7 +52,7 @@ def pack(samples: Sequence[Encoded], shared: int, max_length: int) -> list[Row]:
         if sample.image is None:
             rows.append([sample])
             continue
-        mine = open_rows.setdefault(sample.image, [])
+        mine = open_rows.setdefault(image_key(sample.image), [])
         for row in mine:
             if shared + sum(len(s.input_ids) - shared for s in row) + len(sample.input_ids) - shared <= max_length:
                 row.append(sample)

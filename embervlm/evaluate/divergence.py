@@ -68,8 +68,8 @@ def measure_divergence(
     """
     dataset = RecordDataset(records, image_root, model.processor, max_length)
     order = sorted(range(len(dataset)), key=lambda at: len(dataset.records[at].response))
-    collate = Collator(model.processor.tokenizer.pad_token_id, teacher, 1.0)
-    at_temperature = Collator(model.processor.tokenizer.pad_token_id, teacher, temperature)
+    collate = Collator(model.processor, teacher, 1.0)
+    at_temperature = Collator(model.processor, teacher, temperature)
     sums: dict[str, float] = defaultdict(float)
     was_training = model.training
     model.eval()
