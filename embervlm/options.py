@@ -11,6 +11,7 @@ settings = parse(CacheSettings, ["--top_k", "8"])
 from __future__ import annotations
 
 import argparse
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -125,7 +126,10 @@ def _to(kind: type, value: Any) -> Any:
         if not value.is_integer():
             raise ValueError
         return int(value)
-    return kind(value)
+    result = kind(value)
+    if kind is float and not math.isfinite(result):
+        raise ValueError
+    return result
 
 
 def parse_flags(settings: type, argv: Sequence[str]) -> dict[str, Any]:
