@@ -140,10 +140,10 @@ def _join(responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]]) -> tupl
         if count > len(starts) or not np.array_equal(student_ids[:both], spans.ids[:both]):
             raise ValueError(f"record {outputs.record_id}: the student's ids and spans are not of the same text")
         student = Spans(np.asarray(student_ids), starts[:count], ends[:count])
-        for side, part in zip(sides, (student, outputs), strict=True):
-            ids = part.token_ids if isinstance(part, TeacherOutputs) else part.ids
+        teacher = Spans(outputs.token_ids, outputs.starts, outputs.ends)
+        for side, part in zip(sides, (student, teacher), strict=True):
             known = part.starts >= 0
-            side.append(Spans(ids, np.where(known, part.starts + base, -1), np.where(known, part.ends + base, -1)))
+            side.append(Spans(part.ids, np.where(known, part.starts + base, -1), np.where(known, part.ends + base, -1)))
         sizes.append(count)
         base += max(text_size, int(outputs.ends.max(initial=0))) + 1
     joined = [

@@ -38,7 +38,7 @@ class TokenMap:
             flat=np.array([token_id for row in rows for token_id in row], dtype=np.int32),
             offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
             sizes=np.array([len(word or b"") for word in teacher_bytes], dtype=np.int32),
-            blank=np.array([bool(word) and word.startswith(b" ") for word in teacher_bytes], dtype=bool),
+            blank=np.array([(word or b"").startswith(b" ") for word in teacher_bytes], dtype=bool),
         )
 
     def rows(self, ids: np.ndarray, without_blank: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import print as rich_print
 
+from embervlm.console import console
 from embervlm.errors import UserError
 from embervlm.teachers.hf import HFTeacher, digest_folder
 from embervlm.teachers.outputs import Teacher
@@ -55,7 +55,7 @@ def resolve_teacher(name: str) -> TeacherSpec:
     """The registered teacher of that name, an existing folder, or an id on the hub. UserError otherwise."""
     if name in REDIRECTED:
         known = REDIRECTED[name]
-        rich_print(
+        console.print(
             f"{name} is not in transformers' format: taking {known} ({TEACHERS[known].source}), the same weights"
         )
         return TEACHERS[known]

@@ -1,0 +1,140 @@
+"""Building a teacher cache: plan the shards, score what is missing, say how fast it goes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from embervlm import tokens
+from embervlm.console import console
+from embervlm.data.prepared import PreparedSet
+from embervlm.data.record import Record
+from embervlm.teachers.outputs import Teacher, TeacherOutputs
+from embervlm.teachers.store import CacheWriter, TeacherCache
+
+__all__ = ["CacheSummary", "CacheWriter", "TeacherCache", "build_cache"]
+
+_SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
+
+
+@dataclass(frozen=True)
+class CacheSummary:
+    """What a build did. `bytes` counts the shards, not the vocabulary."""
+
+    records: int
+    reused: int  # records that an earlier run had scored
+    tokens: int
+    bytes: int
+    seconds: float
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.bytes / max(self.tokens, 1)
+
+    @property
+    def samples_per_second(self) -> float:
+        return (self.records - self.reused) / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    name: str
+    split: str
+    source: str
+    records: list[Record]
+
+
+def build_cache(
+    teacher: Teacher,
+    prepared: PreparedSet,
+    splits: Sequence[str],
+    folder: str | Path,
+    top_k: int = 16,
+    batch_size: int = 32,
+    progress: bool = True,
+    shard_records: int = 1024,
+) -> CacheSummary:
+    """Score every record of the splits and keep the result; continue where an earlier run stopped.
+
+    Args:
+        folder: made if need be; a cache of another teacher, data or setting is refused.
+        top_k: entries kept per token.
+        batch_size: records that the teacher is given at a time.
+        shard_records: records per file; what a killed run loses at most.
+    """
+    data = {split: prepared.fingerprint(split) for split in splits}
+    plan = _plan({split: prepared.records(split) for split in splits}, shard_records)
+    writer = CacheWriter(
+        folder,
+        teacher.fingerprint(),
+        data,
+        {"top_k": top_k, "shard_records": shard_records},
+        teacher.end_of_turn_id,
+        tokens.token_bytes(teacher.tokenizer),
+    )
+    missing = [shard for shard in plan if not writer.has(shard.name)]
+    total, left = (sum(len(shard.records) for shard in part) for part in (plan, missing))
+    begin = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not progress) as bar:
+        task = bar.add_task(f"asking {teacher.name}", total=left, rate="")
+        done = 0
+        for shard in missing:
+            scored: dict[str, list[TeacherOutputs]] = {}
+            for batch in _batches(shard.records, batch_size):
+                outputs = teacher.score(batch, prepared.image_root, top_k)
+                scored.update((record.id, turns) for record, turns in zip(batch, outputs, strict=True))
+                done += len(batch)
+                rate = done / (time.perf_counter() - begin)
+                bar.update(task, advance=len(batch), rate=f"{rate:.1f} samples/s")
+            writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
+    writer.finish([shard.name for shard in plan])
+    entries = writer.manifest["shards"]
+    summary = CacheSummary(
+        records=total,
+        reused=total - left,
+        tokens=sum(entry["tokens"] for entry in entries),
+        bytes=sum(entry["bytes"] for entry in entries),
+        seconds=time.perf_counter() - begin,
+    )
+    if progress:
+        console.print(
+            f"{folder}: {summary.records:,} records ({summary.reused:,} were there), {summary.tokens:,} tokens, "
+            f"{summary.bytes_per_token:.1f} bytes a token, {summary.samples_per_second:.1f} samples/s"
+        )
+    return summary
+
+
+def _plan(records: dict[str, list[Record]], shard_records: int) -> list[_Shard]:
+    """Shards by source, numbered through the splits in their order: the same records give the same plan."""
+    plan: list[_Shard] = []
+    numbers: dict[str, int] = {}
+    for split, rows in records.items():
+        by_source: dict[str, list[Record]] = {}
+        for record in rows:
+            source = str(record.metadata.get("source", "other"))
+            by_source.setdefault(_SHARD_NAMES.get(source, re.sub(r"\W+", "_", source) or "other"), []).append(record)
+        for source, group in by_source.items():
+            for start in range(0, len(group), shard_records):
+                number = numbers[source] = numbers.get(source, -1) + 1
+                name = f"{source}_batch_{number}.safetensors"
+                plan.append(_Shard(name, split, source, group[start : start + shard_records]))
+    return plan
+
+
+def _batches(records: list[Record], size: int) -> list[list[Record]]:
+    """Records of like length together, so that little is padded."""
+    by_length = sorted(records, key=lambda r: (r.image is None, sum(len(a) + len(b) for a, b in r.turns()), r.id))
+    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
