@@ -139,7 +139,7 @@ class CacheWriter:
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
         words = [word or b"" for word in token_bytes]
-        vocabulary = {
+        vocabulary: dict[str, np.ndarray] = {
             "bytes": np.frombuffer(b"".join(words), dtype=np.uint8),
             "ends": np.cumsum([len(word) for word in words], dtype=np.uint32),
             "special": np.array([word is None for word in token_bytes], dtype=np.uint8),
