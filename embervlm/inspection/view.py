@@ -30,7 +30,7 @@ class Token:
 
     text: str
     colour: int | None = None  # place in COLOURS; None: not part of an answer
-    labelled: bool = False  # the student is asked for it
+    cut: bool = False  # of an answer, but beyond the end of the row: the student is not asked for it
     kind: str | None = None  # anchored / interior / none; None: no teacher
 
 
@@ -78,7 +78,7 @@ def view_example(
             Token(
                 _slice(response.text, start, end),
                 _piece(pieces, start, size) % len(COLOURS),
-                labelled=j < kept,
+                cut=j >= kept,
                 kind=None if kinds is None or j >= len(kinds) else KIND_NAMES[int(kinds[j])],
             )
             for j, (start, end) in enumerate(zip(student.starts, student.ends, strict=True))
@@ -148,15 +148,21 @@ def visible(text: str) -> str:
 
 
 def render_example(view: ExampleView) -> Group:
-    """For the terminal: the row with its labels in colour, then each answer as both models read it."""
+    """For the terminal: the row with its labels in colour, then each answer as both models read it.
+
+    Struck out: tokens of an answer that the row has no room for.
+    """
     lines = [_line("student reads", view.row)]
-    lines.append(Text.assemble(("  ".ljust(16), ""), ("coloured = asked for (label), dim = read only", "dim italic")))
     for number, answer in enumerate(view.answers, 1):
         name = "" if len(view.answers) == 1 else f" {number}"
         lines.append(_line(f"student{name}", answer.student))
         if answer.teacher:
             lines.append(_line(f"teacher{name}", answer.teacher))
             lines.append(_kinds_line(answer.student))
+    legend = "coloured: asked for (label); dim: read only; struck out: cut off"
+    if any(answer.teacher for answer in view.answers):
+        legend += ". Same colour: same bytes. Targets: A anchored, i interior, - none"
+    lines.append(Text(legend, style="dim italic"))
     if view.truncated:
         lines.append(Text("the row was cut at max_length", style="yellow"))
     return Group(*lines)
@@ -174,8 +180,7 @@ def _line(name: str, tokens: Sequence[Token]) -> Text:
 def _style(token: Token) -> str:
     if token.colour is None:
         return "not bold dim"
-    dim = "" if token.labelled or token.kind is None else " strike"
-    return f"not bold black on {COLOURS[token.colour]}{dim}"
+    return f"not bold black on {COLOURS[token.colour]}{' strike' if token.cut else ''}"
 
 
 _MARKS = {"anchored": "A", "interior": "i", "none": "-"}
@@ -189,7 +194,6 @@ def _kinds_line(tokens: Sequence[Token]) -> Text:
             line.append(" ")
         mark = _MARKS.get(token.kind or "", " ")
         line.append(mark.ljust(len(visible(token.text))), style="not bold " + ("red" if mark == "-" else "green"))
-    line.append("   A anchored, i interior, - none", style="not bold dim")
     return line
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 
-from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.dataset import RecordDataset, Sample
 from embervlm.inspection.view import count_kinds, render_example, view_example
 from embervlm.model.parameters import format_table, param_table
 from embervlm.settings import TrainSettings
@@ -44,9 +44,9 @@ def announce(
     console.rule(f"Stage {stage}: {settings.stage_name.replace('_', ' ')}")
     console.print(format_table(param_table(model)))
     console.print(_data_table(data))
-    console.print(start.note)
+    console.print(start.note, soft_wrap=True)
     if teaching is not None:
-        console.print(teaching.note)
+        console.print(teaching.note, soft_wrap=True)
     told_more = list(notes)
     if train_set.without_labels:
         first = ", ".join(train_set.without_labels[:3])
@@ -66,20 +66,25 @@ def announce(
 
 
 def show_example(train_set: RecordDataset, teaching: Teaching | None) -> Panel:
-    """The record that shows most: the first one with several answer tokens."""
+    """One record of a few words and one turn, if there is any, and the shares of targets over the first records."""
     looked = [train_set[at] for at in range(min(LOOKED_AT, len(train_set)))]
-    best = max(looked, key=lambda sample: min(len(sample.encoded.responses[0].ids), 12))
-    outputs = targets = None
-    subtitle = None
+    best = max(looked, key=_shows_much)
+    outputs = targets = shares = None
     if teaching is not None:
         records = [sample.record for sample in looked]
         all_targets = teaching.targets(records, [sample.encoded for sample in looked])
         targets = all_targets[looked.index(best)]
         outputs = teaching.outputs([best.record])[0]
-        shares = count_kinds([answer for answers in all_targets for answer in answers])
-        subtitle = f"positions of the first {len(looked)} records: {shares}"
+        counted = count_kinds([answer for answers in all_targets for answer in answers])
+        shares = f"\nfirst {len(looked)} records: {counted}"
     view = view_example(best.encoded, train_set.processor.tokenizer, outputs, targets)
-    return Panel(render_example(view), title=f"record {view.record_id}", subtitle=subtitle, title_align="left")
+    return Panel(Group(render_example(view), shares or ""), title=f"record {view.record_id}", title_align="left")
+
+
+def _shows_much(sample: Sample) -> tuple[bool, int]:
+    """One turn rather than many, about a dozen tokens rather than one or a hundred."""
+    first, *more = sample.encoded.responses
+    return not more, -abs(len(first.ids) - 12)
 
 
 def _data_table(data: Data) -> Table:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.memo import PIXEL_BYTES
+from embervlm.batch.sampler import ImageMajorSampler
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
@@ -194,11 +195,13 @@ def build_trainer(
             "teacher": teaching.name if teaching else None,
         },
         processor=model.processor,
+        sampler=ImageMajorSampler(train_set.records, settings.seed) if settings.pack else None,
     )
     collator = Collator(
-        model.processor.tokenizer.pad_token_id,
+        model.processor,
         teaching.targets if teaching else None,
         settings.distillation_temperature,
+        settings.max_length if settings.pack else None,
     )
     trainer = EmberTrainer(
         plan,
@@ -209,4 +212,5 @@ def build_trainer(
         eval_dataset=data.prepared.records("val"),
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)
     return trainer

@@ -31,6 +31,7 @@ class Plan:
     evaluate: Callable[[Any, int], dict[str, float]]  # (model, step) -> metrics, asked on the first process
     describe: dict[str, Any]  # goes into training_args.json
     processor: Any
+    sampler: torch.utils.data.Sampler | None = None  # None: the Trainer's own, every sample at random
 
     @property
     def prefix(self) -> str:
@@ -62,8 +63,11 @@ class EmberTrainer(Trainer):
                 f"(learning rate {self._get_learning_rate():.2g}). Nothing was saved after the last checkpoint; resume "
                 "from it with a lower --learning_rate or a lower --gradient_clip, or without --fp16."
             )
-        self.meter.add(outputs.parts, inputs["attention_mask"])
+        self.meter.add(outputs.parts, (inputs["input_ids"] != self.plan.processor.tokenizer.pad_token_id).sum())
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.plan.sampler or super()._get_train_sampler(train_dataset)
 
     # ---- optimizer
 

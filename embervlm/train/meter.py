@@ -18,8 +18,8 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(len(_SUMS) + 1, dtype=torch.float64, device=device)
 
-    def add(self, parts: LossParts, attention_mask: Tensor) -> None:
-        counted = [*(getattr(parts, name) for name in _SUMS), attention_mask.sum()]
+    def add(self, parts: LossParts, tokens: Tensor) -> None:
+        counted = [*(getattr(parts, name) for name in _SUMS), tokens]
         self._sums += torch.stack([value.detach().to(self._sums) for value in counted])
 
     def drain(self, over_ranks: Callable[[Tensor], Tensor], temperature: float) -> dict[str, float]:

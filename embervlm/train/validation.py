@@ -20,7 +20,7 @@ from embervlm.settings import TrainSettings
 
 def validation_loss(model: Any, dataset: RecordDataset, batch_size: int) -> float:
     """Mean cross-entropy per labelled position, nats."""
-    collate = Collator(dataset.processor.tokenizer.pad_token_id)
+    collate = Collator(dataset.processor)
     total, count = 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(dataset), batch_size):
