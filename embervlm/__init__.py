@@ -10,7 +10,7 @@ AutoConfig.register("embervlm", EmberVLMConfig)
 AutoModelForImageTextToText.register(EmberVLMConfig, EmberVLM)
 AutoProcessor.register(EmberVLMConfig, EmberVLMProcessor)
 # One class for both backends: it works on PIL images, and transformers warns when the default backend is missing.
-_BACKENDS = {"pil": EmberVLMImageProcessor, "torchvision": EmberVLMImageProcessor}
+_BACKENDS: dict[str, type] = {"pil": EmberVLMImageProcessor, "torchvision": EmberVLMImageProcessor}
 AutoImageProcessor.register(EmberVLMConfig, image_processor_classes=_BACKENDS)
 
 __all__ = ["EmberVLM", "EmberVLMConfig", "EmberVLMProcessor"]

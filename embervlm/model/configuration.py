@@ -23,8 +23,8 @@ class EmberVLMConfig(PreTrainedConfig):
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt2")}
 
     preset: str | None = None
-    vision: dict[str, Any] | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision: Any = None
+    text_config: Any = None
     projector_hidden: int = 2304
     image_size: int = 224
     num_image_tokens: int = 49

@@ -47,10 +47,11 @@ def carry_over(model: PreTrainedModel, source: str, tokenizer: Any) -> int:
         tokenizer: the student's.
     """
     try:
-        old, info = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         rows = matching_rows(tokenizer, AutoTokenizer.from_pretrained(source), model.config.vocab_size)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"The language model '{source}' cannot be read: {_first_line(error)}") from error
+    old, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
         lost = sorted([*info["missing_keys"], *info["mismatched_keys"]])
         raise UserError(f"The weights of '{source}' are incomplete: {len(lost)} tensors, the first is {lost[0]}.")

@@ -65,7 +65,8 @@ def _check_folder(source: Any, subfolder: str) -> None:
     if not folder.is_dir():
         if folder.exists():
             raise UserError(f"'{source}' is a file; expected a checkpoint folder with config.json.")
-        if Path(source).is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
+        looks_like_hub_id = str(source).count("/") == 1 and not str(source).startswith((".", "/"))
+        if not looks_like_hub_id or Path(source).parent.is_dir():
             raise UserError(f"There is no checkpoint folder '{source}'.")
         return
     path = folder / "config.json"

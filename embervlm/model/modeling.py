@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ from embervlm.model.processing import EmberVLMProcessor, build_processor
 from embervlm.model.projector import Projector
 from embervlm.model.vision import VisionTower, load_vision_weights
 
+_log = logging.getLogger(__name__)
+
 IGNORE = -100
 CROSS_ENTROPY = LossOptions(alpha=0.0, sft_weight=1.0, temperature=1.0)
 
@@ -38,7 +42,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
     """Vision tower -> projector -> language model. Pictures take the places of the <image> tokens, in order."""
 
     config_class = EmberVLMConfig
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -83,6 +87,10 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         model = cls(config)
         if source := vision_weights or preset.vision_weights:
             load_vision_weights(model.vision, source)
+        elif config.unfreeze_vision >= 0:
+            _log.warning(
+                "The frozen part of the vision tower has random weights and sees nothing; pass vision_weights."
+            )
         model.processor = build_processor(preset, config)
         if language_model is not None:
             carry_over(model.language_model, language_model, model.processor.tokenizer)
@@ -123,14 +131,8 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing to do: timm, torch and the language model initialise their own parts when they are built."""
 
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        *,
-        image: Any = None,
-        prompt: Any = None,
-        max_length: int | None = None,
-        **kwargs: Any,
+    def generate(  # type: ignore[override]
+        self, *args: Any, image: Any = None, prompt: Any = None, max_length: int | None = None, **kwargs: Any
     ) -> Any:
         """Answer a question about a picture: `generate(image=..., prompt="...", max_length=100) -> str`.
 
@@ -142,11 +144,12 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
 
         Without `image` and `prompt` this is transformers' own generate(input_ids=..., pixel_values=..., ...).
         """
-        if image is None and prompt is None:
-            if max_length is not None:
-                kwargs["max_length"] = max_length
-            return super().generate(inputs, **kwargs)
-        return answer(self, super().generate, image, prompt, max_length, **kwargs)
+        ids: Callable[..., Any] = super().generate  # type: ignore[misc]
+        if image is not None or prompt is not None:
+            return answer(self, ids, image, prompt, max_length, **kwargs)
+        if max_length is not None:
+            kwargs["max_length"] = max_length
+        return ids(*args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -216,10 +219,12 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
     def _loss(
         self, hidden: Tensor, shift_labels: Tensor, targets: Targets | None, options: LossOptions | None, num_items: Any
     ) -> LossParts:
-        head, labelled = self.get_output_embeddings(), shift_labels != IGNORE
-        bias = getattr(head, "bias", None)
+        head: Any = self.get_output_embeddings()
+        labelled = shift_labels != IGNORE
         labels = shift_labels[labelled]
-        return chunked_loss(hidden[labelled], head.weight, bias, labels, targets, options or CROSS_ENTROPY, num_items)
+        return chunked_loss(
+            hidden[labelled], head.weight, head.bias, labels, targets, options or CROSS_ENTROPY, num_items
+        )
 
     def _place(self, input_ids: Tensor | None, embeds: Tensor, features: Tensor) -> Tensor:
         """Put the features [n_images, n, D] into the <image> places of the batch, in order."""

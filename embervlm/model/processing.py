@@ -142,10 +142,10 @@ class EmberVLMProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         return self.image_token * self.num_image_tokens
 
-    def apply_chat_template(self, conversation: Any, *args: Any, tokenize: bool = False, **kwargs: Any) -> Any:
+    def apply_chat_template(self, conversation: Any, tokenize: bool = False, **kwargs: Any) -> Any:  # type: ignore[override]
         """As transformers' own; when it tokenizes, special tokens inside messages stay text."""
         kwargs.setdefault("sanitize_control_tokens", tokenize)
-        return super().apply_chat_template(conversation, *args, tokenize=tokenize, **kwargs)
+        return super().apply_chat_template(conversation, tokenize=tokenize, **kwargs)
 
 
 def build_processor(preset: str | Preset, config: EmberVLMConfig | None = None) -> EmberVLMProcessor:

@@ -75,8 +75,6 @@ def load_vision_weights(tower: VisionTower, source: str) -> None:
         source: "packaged" (what ships with the `tiny` preset), a file (.safetensors, or .pth/.pt/.bin, never
             unpickled), a timm name such as "repvit_m1_5.dist_450e_in1k", or a hub id such as "timm/repvit_m1_5...".
     """
-    if source == PACKAGED and not (files("embervlm.model") / "assets" / "tiny_vision.safetensors").is_file():
-        return
     weights = {name: tensor for name, tensor in _read(source).items() if not name.startswith("head.")}
     own = tower.model.state_dict()
     strange = sorted(weights.keys() - own.keys())
@@ -91,7 +89,7 @@ def load_vision_weights(tower: VisionTower, source: str) -> None:
     tower.model.load_state_dict(weights)
 
 
-def _create(name: str, **options: Any) -> nn.Module:
+def _create(name: str, **options: Any) -> Any:
     import timm  # a second of imports that nothing but a tower needs
 
     try:
