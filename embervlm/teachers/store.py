@@ -166,6 +166,9 @@ class CacheWriter:
         self._save()
 
     def _save(self) -> None:
+        counted = {key: sum(entry[key] for entry in self.manifest["shards"]) for key in ("records", "tokens", "bytes")}
+        per_token = round(counted["bytes"] / max(counted["tokens"], 1), 2)
+        self.manifest["totals"] = {**counted, "bytes_per_token": per_token}
         write_whole(self.folder / MANIFEST, (json.dumps(self.manifest, indent=2) + "\n").encode())
 
 

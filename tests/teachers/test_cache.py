@@ -75,6 +75,7 @@ def test_every_record_of_every_split_comes_back(teacher: HFTeacher, prepared: Pr
             np.testing.assert_allclose(a.top_logprobs, b.top_logprobs, atol=0.07)
     tokens = sum(len(output) for turns in scored for output in turns)
     assert summary.tokens == tokens and summary.bytes_per_token == summary.bytes / tokens
+    assert cache.info["totals"]["bytes_per_token"] == round(summary.bytes_per_token, 2)
     names = [entry["name"] for entry in cache.info["shards"]]
     assert names == [f"vqa_batch_{n}.safetensors" for n in range(3)] + [
         "llava_batch_0.safetensors",
