@@ -55,12 +55,18 @@ def carry_over(model: PreTrainedModel, source: str, tokenizer: Any) -> int:
     if info["missing_keys"] or info["mismatched_keys"]:
         lost = sorted([*info["missing_keys"], *info["mismatched_keys"]])
         raise UserError(f"The weights of '{source}' are incomplete: {len(lost)} tensors, the first is {lost[0]}.")
+    known = int((rows >= 0).sum())
+    if known < len(rows) // 10:
+        raise UserError(
+            f"The tokenizer of '{source}' knows {known} of the student's {len(rows)} tokens; is it the one that the model "
+            "was trained with? (A folder without tokenizer files looks like this.)"
+        )
     weights = old.state_dict()
     for part in (old.get_input_embeddings(), old.get_output_embeddings()):
         for name, value in _named(old, part).items():
             weights[name] = _choose_rows(value, rows)
     model.load_state_dict(weights)
-    return int((rows >= 0).sum())
+    return known
 
 
 def matching_rows(student: Any, other: Any, size: int) -> Tensor:

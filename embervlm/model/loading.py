@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from transformers.utils import cached_file
@@ -25,6 +26,8 @@ def load(cls: type, from_pretrained: Callable[..., Any], source: Any, *args: Any
         model, info = from_pretrained(source, *args, output_loading_info=True, **kwargs)
     except UserError:
         raise
+    except UnpicklingError as error:
+        raise UserError(f"The weights in '{source}' hold more than tensors, so they are not opened.") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"The model '{source}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):

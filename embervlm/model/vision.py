@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -113,6 +114,8 @@ def _read(source: str) -> dict[str, Tensor]:
         return _create(name, pretrained=True).state_dict()
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(f"The vision weights '{source}' hold more than tensors, so they are not opened.") from error
     except Exception as error:  # a damaged file raises many things
         raise UserError(f"The vision weights '{source}' cannot be read: {error}.") from error
     for key in ("state_dict", "model"):
