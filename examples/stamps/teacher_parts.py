@@ -1,4 +1,4 @@
-"""The stamps' teacher: a pretrained EfficientNet-Lite2 and a small Llama in transformers' FastVLM (a LLaVA for CNN towers)."""
+"""The stamps' teacher: a pretrained EfficientNet-Lite2 and a small Llama in transformers' FastVLM, a LLaVA for CNNs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'user' %}USER: "
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
     "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
-    "\nASSISTANT:\n{% else %}"
+    "{{ '\nASSISTANT:\n' }}{% else %}"  # written so, because jinja drops a line break behind a block
     "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token }}{% endif %}{% endfor %}"
 )
 
 
 def build_processor(texts: Iterable[str], vocabulary: int = 1500) -> LlavaProcessor:
-    """A byte-level BPE trained on these texts (not the student's vocabulary), a 224 px image processor, a chat template."""
+    """A byte-level BPE trained on these texts (not the student's), a 224 px image processor, a chat template."""
     bpe = Tokenizer(models.BPE())
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERN), "isolated"), bytes_])

@@ -1,9 +1,9 @@
 """Trains the teacher of the stamps example on the prepared train splits (minutes on one core).
 
-    python examples/stamps/train_teacher.py --stage1 data/stamps/stage1 --stage2 data/stamps/stage2 --out outputs/stamps/teacher
+    python examples/stamps/train_teacher.py --data_dir data/stamps --out outputs/stamps/teacher
 
-The tower stays frozen, so its features of a few views of each picture are computed once. A row is one picture and
-everything that was said about it; each dialogue sees the picture and itself only. A running mean of the weights is saved.
+The tower stays frozen, so its features of a few views of each picture are computed once. A row is one picture and what
+was said about it; each dialogue sees the picture and itself only. A running mean of the weights is saved.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageEnhance
 from teacher_parts import CHANNELS, IMAGE_TOKENS, build_model, build_processor
 from torch import Tensor, nn
 from transformers import FastVlmForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from views import view
 
 from embervlm.data.images import load_image, resolve_image
 from embervlm.data.prepared import PreparedSet, open_prepared
@@ -49,25 +49,11 @@ def subjects(sets: list[PreparedSet]) -> list[Subject]:
     return [Subject(image, found[image]) for image in sorted(found)]
 
 
-def view(picture: Image.Image, rng: random.Random) -> Image.Image:
-    """The picture a little larger or smaller, turned, moved and lighter or darker; never mirrored: letters matter."""
-    paper = picture.getpixel((0, 0))
-    turned = picture.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC, fillcolor=paper)
-    scale, side = rng.uniform(0.75, 1.15), picture.width
-    new = round(side * scale)
-    slack = abs(side - new)
-    canvas = Image.new("RGB", picture.size, paper)
-    corner = [rng.randint(0, slack) * (1 if scale < 1 else -1) for _ in range(2)]
-    canvas.paste(turned.resize((new, new), Image.Resampling.BICUBIC), tuple(corner))
-    canvas = ImageEnhance.Brightness(canvas).enhance(rng.uniform(0.85, 1.1))
-    return ImageEnhance.Contrast(canvas).enhance(rng.uniform(0.85, 1.15))
-
-
 @torch.no_grad()
 def features(
     model: FastVlmForConditionalGeneration, processor: LlavaProcessor, taught: list[Subject], views: int, seed: int
 ) -> Tensor:
-    """The frozen tower's output for each picture as it is and in `views` - 1 variations. bf16 [pictures, views, T, C]"""
+    """The tower's output for each picture as it is and in `views` - 1 variations. bf16 [pictures, views, T, C]"""
     rng, tower, cached = random.Random(seed), model.model.vision_tower.eval(), []
     for subject in taught:
         picture = load_image(subject.image)
@@ -154,12 +140,15 @@ def answer_loss(model: FastVlmForConditionalGeneration, seen: Tensor, batch: dic
     return nn.functional.cross_entropy(logits.float(), batch["labels"][labelled])
 
 
-def train(model: FastVlmForConditionalGeneration, seen: Tensor, lessons: Lessons, args: argparse.Namespace) -> nn.Module:
+def train(
+    model: FastVlmForConditionalGeneration, seen: Tensor, lessons: Lessons, args: argparse.Namespace
+) -> FastVlmForConditionalGeneration:
     """Returns the running mean of the weights."""
     for parameter in model.model.vision_tower.parameters():
         parameter.requires_grad_(False)
     learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in learned if (p.ndim > 1) == big], "weight_decay": 0.1 * big} for big in (True, False)]
+    matrices, rest = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
     mean, rng, began = copy.deepcopy(model), random.Random(args.seed), time.time()
     per_epoch = len(lessons.taught) // args.rows
@@ -191,8 +180,7 @@ def train(model: FastVlmForConditionalGeneration, seen: Tensor, lessons: Lessons
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--stage1", type=Path, required=True, help="prepared captions")
-    parser.add_argument("--stage2", type=Path, required=True, help="prepared questions and conversations")
+    parser.add_argument("--data_dir", type=Path, required=True, help="stage1/ and stage2/ of `embervlm prepare`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the teacher")
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--rows", type=int, default=16, help="pictures in a step")
@@ -202,7 +190,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     try:
-        taught = subjects([open_prepared(args.stage1), open_prepared(args.stage2)])
+        taught = subjects([open_prepared(args.data_dir / "stage1"), open_prepared(args.data_dir / "stage2")])
         processor = build_processor(words for s in taught for r in s.records for turn in r.turns() for words in turn)
         model = build_model(processor)
     except UserError as error:
