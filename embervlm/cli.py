@@ -80,8 +80,17 @@ def _run(words: list[str]) -> int:
         print_flags(name, verb.load_settings())
         return 0
     settings: Any = parse(verb.load_settings(), rest)
-    code = verb.load_run()(settings)
+    run = verb.load_run()
+    _quiet_bars()
+    code = run(settings)
     return code if isinstance(code, int) else 0
+
+
+def _quiet_bars() -> None:
+    """transformers draws a bar for each model it loads; only downloads deserve one."""
+    if transformers := sys.modules.get("transformers"):
+        transformers.utils.logging.disable_progress_bar()  # switches the hub's bars off as well
+        sys.modules["huggingface_hub"].utils.enable_progress_bars()
 
 
 def _complain(sentence: str, debug: bool) -> int:

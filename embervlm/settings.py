@@ -25,7 +25,7 @@ _RUN, _DATA, _OPTIM, _DISTILL, _EVAL, _MODEL, _LOG = (
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Train Stage 1 (alignment on captions) and Stage 2 (instructions, with a teacher)."""
+    """Train Stage 1 (captions) and Stage 2 (with a teacher)."""
 
     stages: tuple[int, ...] = option((2,), "Stages to train: 1, 2 or 1,2", group=_RUN, minimum=1, maximum=2, key=None)
     preset: str = option("37m", "Student to build when no checkpoint is given: 37m or tiny", group=_RUN)
@@ -197,7 +197,7 @@ class CacheSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Ask a checkpoint the questions of a split and score its answers."""
+    """Ask a checkpoint the questions of a split, score it."""
 
     checkpoint: Path = option(_FINAL, "Checkpoint to evaluate")
     stage: int = option(2, "Stage the checkpoint comes from", minimum=1, maximum=2)
@@ -232,7 +232,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class DownloadSettings:
-    """Fetch a teacher's weights from the hub, and check beforehand that they fit."""
+    """Fetch a teacher's weights from the hub."""
 
     model: str = option("qwen-vl-chat", "Teacher: a name of the registry or a hub id")
 
@@ -252,7 +252,7 @@ class TeacherCheckSettings:
 
 @dataclass(frozen=True)
 class VerifySettings:
-    """Check the whole distillation set-up before hours of training: teacher, tokenizers, targets, gradients."""
+    """Check the whole set-up before hours of training."""
 
     stage: int = option(2, "Stage to check", minimum=1, maximum=2)
     dataset_path: Path = option(_STAGE2, "Prepared data set")
@@ -266,7 +266,7 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class InspectSettings:
-    """Show batches as the student reads them: tokens, masks, pictures."""
+    """Show batches as the student reads them."""
 
     stage: int = option(2, "Stage whose data to show", minimum=1, maximum=2)
     num_batches: int = option(1, "Batches to show", minimum=1)
@@ -295,7 +295,7 @@ class InferenceSettings:
 
 @dataclass(frozen=True)
 class ToySettings:
-    """Draw the embedded world and write it in the official file formats."""
+    """Draw the embedded world in the official file formats."""
 
     out: Path = option(_TOY, "Folder to write")
     train_images: int = option(4000, "Pictures of train", minimum=1)
@@ -305,7 +305,7 @@ class ToySettings:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The whole story on the embedded world: draw, prepare, align, cache, distil, evaluate, report."""
+    """The whole story on the embedded world, up to its report."""
 
     out: Path = option(Path("outputs/demo"), "Folder for everything the demo writes")
     quick: bool = option(False, "A minute's worth of it, to see that all works")

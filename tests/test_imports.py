@@ -14,12 +14,13 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-_BASE = ("errors", "tokens", "console", "options", "settings")
+_BASE = ("errors", "tokens", "console", "device", "options", "settings")
 _PARTS = (*_BASE, "data", "distill", "model", "batch", "teachers")
 ARROWS = {
     # from -> what it may import of ours, besides its own folder
     "errors": (),
     "console": (),
+    "device": ("errors",),
     "options": ("errors",),
     "settings": ("errors", "options"),
     "tokens": ("errors",),
