@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def carry_over(model: PreTrainedModel, source: str, tokenizer: Any) -> int:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         rows = matching_rows(tokenizer, AutoTokenizer.from_pretrained(source), model.config.vocab_size)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise UserError(f"The language model '{source}' cannot be read: {_first_line(error)}") from error
     old, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
@@ -58,8 +59,8 @@ def carry_over(model: PreTrainedModel, source: str, tokenizer: Any) -> int:
     known = int((rows >= 0).sum())
     if known < len(rows) // 10:
         raise UserError(
-            f"The tokenizer of '{source}' knows {known} of the student's {len(rows)} tokens; is it the one that the model "
-            "was trained with? (A folder without tokenizer files looks like this.)"
+            f"The tokenizer of '{source}' knows {known} of the student's {len(rows)} tokens; is it the one that the "
+            "model was trained with? (A folder without tokenizer files looks like this.)"
         )
     weights = old.state_dict()
     for part in (old.get_input_embeddings(), old.get_output_embeddings()):

@@ -34,7 +34,8 @@ class Preset:
     def config_fields(self, **overrides: Any) -> dict[str, Any]:
         """Arguments of EmberVLMConfig; the vocabulary's size and special ids hold for any `text_config`."""
         fields = deepcopy({**self.config, **overrides})
-        fields["text_config"] |= self.special_ids()
+        text = fields["text_config"]
+        fields["text_config"] = {**(text if isinstance(text, dict) else text.to_dict()), **self.special_ids()}
         fields["image_token_id"] = self.vocabulary + SPECIAL_TOKENS.index(IMAGE)
         return fields
 

@@ -153,10 +153,10 @@ def test_the_default_preset_learns_a_batch_by_heart(picture: Callable) -> None:
     labels = labels_for(batch)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(12):
         loss = model(**batch, shift_labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
