@@ -18,10 +18,10 @@ from embervlm.distill.targets import Targets, collate_targets
 class Collator:
     """Lays rows side by side, padded on the right. Returns a dict of
 
-    input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or bool [B, 1, L, L] (which position
-    sees which) for packed rows, shift_labels int64 [B, L], labels (the same tensor: its name makes transformers' Trainer
-    count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in the order of the rows or None,
-    targets (`distill.targets.Targets`) or None.
+    input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or bool [B, 1, L, L] (which
+    position sees which) for packed rows, shift_labels int64 [B, L], labels (the same tensor: its name makes
+    transformers' Trainer count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in the
+    order of the rows or None, targets (`distill.targets.Targets`) or None.
 
     Args:
         pack_length: samples of one picture share a row of at most so many positions; None: a row for each sample.

@@ -1,7 +1,7 @@
-"""Image-major packing: one row holds a picture once and every sample about it, each seeing the picture and itself only.
+"""Image-major packing: a row holds a picture once and every sample about it, each seeing the picture and itself only.
 
-Positions restart after the picture, so that the loss and its gradients equal those of the unpacked rows. VQA-v2 asks 5.4
-questions of a picture: unpacked, most of a row is the same picture again.
+Positions restart after the picture, so that the loss and its gradients equal those of the unpacked rows. VQA-v2 asks
+5.4 questions of a picture: unpacked, most of a row is the same picture again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The order of an epoch: pictures at random, the samples of one picture one after the other, ready to be packed."""
+"""The order of an epoch, from the seed and the epoch alone: a resumed run finds its place in it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from embervlm.data.record import Record
 
 
 class ImageMajorSampler(torch.utils.data.Sampler[int]):
-    """Indices of `records`, every one once an epoch; the order follows from (seed, epoch) alone."""
+    """Indices of `records`, every one once an epoch: pictures at random, the samples of one picture one after the
+    other, ready to be packed. Not `together`: samples at random."""
 
-    def __init__(self, records: Sequence[Record], seed: int) -> None:
+    def __init__(self, records: Sequence[Record], seed: int, together: bool = True) -> None:
         self.seed = seed
         self.epoch = 0
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for index, record in enumerate(records):
-            groups[f"text:{index}" if record.image is None else image_key(record.image)].append(index)
+            alone = record.image is None or not together
+            groups[f"alone:{index}" if alone else image_key(record.image or "")].append(index)
         self._groups = list(groups.values())
 
     def set_epoch(self, epoch: int) -> None:
-        """accelerate calls this before each epoch, also when a run is resumed."""
+        """To be called before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

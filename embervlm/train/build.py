@@ -195,7 +195,7 @@ def build_trainer(
             "teacher": teaching.name if teaching else None,
         },
         processor=model.processor,
-        sampler=ImageMajorSampler(train_set.records, settings.seed) if settings.pack else None,
+        sampler=ImageMajorSampler(train_set.records, settings.seed, together=settings.pack),
     )
     collator = Collator(
         model.processor,

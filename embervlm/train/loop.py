@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from embervlm.batch.sampler import ImageMajorSampler
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
 from embervlm.train import checkpoint as files
@@ -31,11 +32,21 @@ class Plan:
     evaluate: Callable[[Any, int], dict[str, float]]  # (model, step) -> metrics, asked on the first process
     describe: dict[str, Any]  # goes into training_args.json
     processor: Any
-    sampler: torch.utils.data.Sampler | None = None  # None: the Trainer's own, every sample at random
+    sampler: ImageMajorSampler
 
     @property
     def prefix(self) -> str:
         return f"stage{self.stage}/"
+
+
+class _TellEpoch(TrainerCallback):
+    """accelerate tells the sampler too, but not on several processes after a resume: it looks two wrappers deep."""
+
+    def __init__(self, sampler: ImageMajorSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch))
 
 
 class EmberTrainer(Trainer):
@@ -44,6 +55,7 @@ class EmberTrainer(Trainer):
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         super().__init__(processing_class=plan.processor, **kwargs)
         self.plan = plan
+        self.add_callback(_TellEpoch(plan.sampler))
         self.meter = Meter(self.args.device)
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
@@ -67,7 +79,7 @@ class EmberTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset=None):
-        return self.plan.sampler or super()._get_train_sampler(train_dataset)
+        return self.plan.sampler
 
     # ---- optimizer
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from transformers.utils.logging import disable_progress_bar
 
 from embervlm.console import console as everyone
 from embervlm.errors import UserError
@@ -35,7 +34,6 @@ INTERRUPTED = 130
 def run_train(settings: TrainSettings) -> int:
     """Train the stages that are asked for, in order. Returns the exit code: 0, or 130 after Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader's processes fork
-    disable_progress_bar()  # transformers' own, one for each file it reads or writes
     for number, stage in enumerate(sorted(set(settings.stages))):
         mine = settings.for_stage(stage)
         code = train_stage(mine if number == 0 else replace(mine, resume_from=None))

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embervlm.errors import UserError
+from embervlm.settings import TrainSettings
 from embervlm.train.checkpoint import FINAL, Checkpoint, last_checkpoint, open_checkpoint
+
+DEFAULT_PRESET = TrainSettings.preset
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def decide_start(stage: int, preset: str, resume_from: Path | None, output_dir: 
 
 def _checked(path: Path, preset: str) -> Checkpoint:
     found = open_checkpoint(path)
-    if found.preset is not None and found.preset != preset:
+    if found.preset not in (None, preset) and preset != DEFAULT_PRESET:  # the default is what nobody asked for
         raise UserError(
             f"{path} is a student of preset {found.preset}, this run asks for {preset}: pass --preset {found.preset}."
         )

@@ -66,9 +66,7 @@ def test_a_resumed_run_is_bit_equal_to_a_straight_one(data, tmp_path, at):
     """An epoch has 4 steps here: 3 is in the middle of one, 4 on the border."""
     run.run_train(settings(data, tmp_path / "straight", max_steps=6, save_steps=at, eval_steps=2))
     resume = tmp_path / "straight/stage2" / f"checkpoint-{at}"
-    run.run_train(
-        settings(data, tmp_path / "resumed", max_steps=6, save_steps=at, eval_steps=2, resume_from=resume)
-    )
+    run.run_train(settings(data, tmp_path / "resumed", max_steps=6, save_steps=at, eval_steps=2, resume_from=resume))
     for name in ("sft_loss", "grad_norm", "learning_rate", "eval_loss"):
         straight, resumed = (history(tmp_path / way / "stage2", f"stage2/{name}") for way in ("straight", "resumed"))
         assert straight == resumed, name
