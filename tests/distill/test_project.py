@@ -12,6 +12,7 @@ from embervlm.distill.align import ANCHORED, INTERIOR, NONE
 from embervlm.distill.loss import LossOptions, chunked_loss
 from embervlm.distill.project import ResponseTargets, project, project_batch
 from embervlm.distill.targets import collate_targets
+from embervlm.distill.token_map import TokenMap
 from embervlm.teachers.outputs import TEMPERATURE_GRID
 from embervlm.tokens import Spans
 from tests.distill.tiny_text import Vocabulary, make_map, make_outputs
@@ -215,3 +216,14 @@ def test_a_batch_is_projected_as_its_responses_one_by_one():
         np.testing.assert_allclose(batched.logprobs[:, :width], single.logprobs)
         np.testing.assert_allclose(batched.log_tail, single.log_tail)
     assert project_batch([], token_map) == []
+
+
+def test_what_a_realised_token_without_spelling_leaves_behind_goes_to_the_rest():
+    teacher, student = Vocabulary((b"1", b"0")), Vocabulary((b"1", b"0", b"10"))
+    token_map = TokenMap.from_spellings([[], [1], [3]], [[], [1], [3]], [b"1", b"0", None])
+    p = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    outputs = make_outputs(teacher.spans(b"10", end=True), np.log(p), 3)
+    ids = np.array([2, 3], dtype=np.int32)
+    got, rest = distribution(project(ids, student.spans(b"10", end=False), outputs, token_map), 0, 4)
+    np.testing.assert_allclose(got, [0, 0.3, 0.3, 0.1], atol=1e-6)
+    assert rest == pytest.approx(0.3, abs=1e-6)

@@ -92,5 +92,5 @@ def test_a_large_vocabulary_takes_seconds(student: PreTrainedTokenizerFast):
     words = [bytes(rng.integers(97, 122, rng.integers(1, 9), dtype=np.uint8)) for _ in range(30_000)]
     begin = time.perf_counter()
     token_map = build_token_map(words, "teacher", 0, student)
-    assert time.perf_counter() - begin < 10, "Qwen's 151,936 tokens would take minutes"
+    assert time.perf_counter() - begin < 30, "Qwen's 151,936 tokens would take minutes"
     assert len(token_map.sizes) == 30_000
