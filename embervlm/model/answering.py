@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from embervlm.errors import UserError
-from embervlm.model.tokenizer import EOS, USER
+from embervlm.model.tokenizer import ASSISTANT, IMAGE, PAD, USER
 
 NEW_TOKENS = 100
 
@@ -40,9 +40,9 @@ def answer(
     tokenizer = processor.tokenizer
     options = {
         "max_new_tokens": wanted if room is None else min(wanted, room - length),
-        # Who forgets to end its turn and begins the next question has answered, too.
-        "eos_token_id": tokenizer.convert_tokens_to_ids([EOS, USER]),
+        "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "suppress_tokens": tokenizer.convert_tokens_to_ids([PAD, IMAGE, USER, ASSISTANT]),
         **kwargs,
     }
     was_training = model.training

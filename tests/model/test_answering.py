@@ -71,20 +71,32 @@ def test_it_stops_at_the_end_of_the_positions(tiny: EmberVLM, picture: Callable)
         tiny.generate(image=None, prompt="word " * 300)
 
 
-@pytest.mark.parametrize("token", ["<|endoftext|>", "<|user|>"])
-def test_an_answer_ends_with_its_turn(fresh_tiny: Callable[..., EmberVLM], token: str) -> None:
-    """A student that goes on with a question of its own would answer with the whole conversation."""
-    model = fresh_tiny()
-    said = []
+def force(model: EmberVLM, token: str) -> Callable[..., torch.Tensor]:
+    """A logits processor that wants nothing but this token from the third step on."""
+    steps = []
 
-    def second_step_ends(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        said.append(ids)
-        if len(said) == 2:
-            scores[:, model.processor.tokenizer.convert_tokens_to_ids(token)] = 1e4
+    def processor(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        steps.append(ids)
+        if len(steps) > 2:
+            scores[:, model.processor.tokenizer.convert_tokens_to_ids(token)] += 1e4
         return scores
 
-    model.generate(prompt="hi", max_length=9, logits_processor=[second_step_ends])
-    assert len(said) == 2
+    processor.steps = steps
+    return processor
+
+
+def test_an_answer_ends_with_its_turn(tiny: EmberVLM) -> None:
+    wish = force(tiny, "<|endoftext|>")
+    tiny.generate(prompt="hi", max_length=9, logits_processor=[wish])
+    assert len(wish.steps) == 3
+
+
+@pytest.mark.parametrize("token", ["<|user|>", "<|assistant|>", "<image>", "<|pad|>"])
+def test_no_control_token_is_said_inside_an_answer(tiny: EmberVLM, token: str) -> None:
+    """Decoding drops them, so words would be glued together, or a second conversation would look like an answer."""
+    wish = force(tiny, token)
+    tiny.generate(prompt="hi", max_length=6, logits_processor=[wish])
+    assert tiny.processor.tokenizer.convert_tokens_to_ids(token) not in wish.steps[-1][0, -5:]
 
 
 def test_training_mode_comes_back(fresh_tiny: Callable[..., EmberVLM]) -> None:
