@@ -1,0 +1,101 @@
+"""Targets in training: a cache and a live teacher teach the same, and a teacher that is not there stops the run."""
+
+import json
+
+import pytest
+
+from embervlm.data.prepared import open_prepared
+from embervlm.errors import UserError
+from embervlm.settings import TrainSettings
+from embervlm.teachers.cache import build_cache
+from embervlm.teachers.registry import load_teacher
+from embervlm.train.build import loss_schedule
+from embervlm.train.run import run_train
+from tests.tiny_teacher import make_tiny_teacher
+from tests.train.small_world import make_world, settings
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data folder, a teacher's folder, and a cache of the teacher on both splits."""
+    folder = tmp_path_factory.mktemp("teaching")
+    data, teacher = make_world(folder / "data"), make_tiny_teacher(folder / "teacher")
+    prepared = open_prepared(data / "stage2")
+    build_cache(load_teacher(str(teacher)), prepared, ("train", "val"), folder / "cache", progress=False)
+    return data, teacher, folder / "cache"
+
+
+def metrics(out):
+    """{step: entry} of metrics.json."""
+    return {entry["step"]: entry for entry in json.loads((out / "stage2/metrics.json").read_text())["history"]}
+
+
+def test_cache_and_live_teacher_teach_the_same(world, tmp_path, capsys):
+    data, teacher, cache = world
+    common = {"disable_distillation": False, "max_steps": 2}
+    run_train(settings(data, tmp_path / "live", teacher_model=str(teacher), **common))
+    run_train(settings(data, tmp_path / "cached", use_cached_teacher_outputs=cache, **common))
+    live, cached = metrics(tmp_path / "live"), metrics(tmp_path / "cached")
+    for step in (1, 2):
+        for name in ("sft_loss", "distill_loss", "total_loss"):
+            # The cache keeps log-probabilities in a few bits.
+            assert cached[step][f"stage2/{name}"] == pytest.approx(live[step][f"stage2/{name}"], rel=0.02)
+    assert cached[2]["stage2/teacher_kl_div"] == pytest.approx(live[2]["stage2/teacher_kl_div"], rel=0.02)
+    out = capsys.readouterr().out
+    assert "live" in out and f"from {cache}" in out
+    assert "teacher " in out and "anchored" in out
+
+
+def test_the_guides_seven_metrics_and_the_sum_that_they_promise(world, tmp_path):
+    data, _, cache = world
+    run_train(settings(data, tmp_path, disable_distillation=False, use_cached_teacher_outputs=cache, max_steps=2))
+    last = metrics(tmp_path)[2]
+    names = ("sft_loss", "distill_loss", "total_loss", "vqa_accuracy", "instruct_score", "teacher_kl_div")
+    assert all(f"stage2/{name}" in last for name in (*names, "learning_rate"))
+    expected = 0.7 * last["stage2/sft_loss"] + 0.3 * last["stage2/distill_loss"]
+    assert last["stage2/total_loss"] == pytest.approx(expected, rel=1e-5)
+    assert last["stage2/teacher_kl_div"] > 0
+
+
+def test_the_cache_beside_the_checkpoints_is_found(world, tmp_path, capsys):
+    data, teacher, _ = world
+    beside = tmp_path / "stage2/teacher_outputs"
+    prepared = open_prepared(data / "stage2")
+    build_cache(load_teacher(str(teacher)), prepared, ("train",), beside, progress=False)
+    common = {"disable_distillation": False, "max_steps": 1}
+    run_train(settings(data, tmp_path, teacher_model=str(teacher), **common))
+    out = capsys.readouterr().out
+    assert f"from {beside}" in out and "says nothing about val" in out
+    assert "stage2/teacher_kl_div" not in metrics(tmp_path)[1]
+
+
+def test_a_teacher_that_does_not_load_stops_the_run(world, tmp_path):
+    data, _, _ = world
+    with pytest.raises(UserError, match="teacher"):
+        run_train(settings(data, tmp_path, disable_distillation=False, teacher_model="qwen-vl-chatt"))
+    assert not tmp_path.joinpath("stage2").exists() or not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_cache_of_other_data_is_refused(world, tmp_path):
+    _, _, cache = world
+    other = make_world(tmp_path / "data", train=9)
+    changes = {"disable_distillation": False, "use_cached_teacher_outputs": cache}
+    with pytest.raises(UserError, match="does not belong here: data of split train"):
+        run_train(settings(other, tmp_path / "out", **changes))
+
+
+def test_alpha_moves_and_the_labels_take_the_rest():
+    moving = TrainSettings(alpha_schedule="linear", alpha_start=0.5, alpha_end=0.2, distillation_temperature=1.5)
+    at = loss_schedule(moving, distilled=True)
+    first, last = at(0, 11), at(10, 11)
+    assert (first.alpha, first.sft_weight, first.temperature) == (0.5, 0.5, 1.5)
+    assert (last.alpha, last.sft_weight) == (pytest.approx(0.2), pytest.approx(0.8))
+    both = loss_schedule(TrainSettings(distillation_alpha=0.5, sft_weight=0.9), distilled=True)(3, 10)
+    assert (both.alpha, both.sft_weight) == (0.5, 0.9)
+    plain = loss_schedule(moving, distilled=False)(0, 11)
+    assert (plain.alpha, plain.sft_weight) == (0.0, 1.0)
+
+
+def test_impossible_weights_are_told_before_training():
+    with pytest.raises(UserError, match="distillation_alpha 1.5"):
+        loss_schedule(TrainSettings(distillation_alpha=1.5), distilled=True)
