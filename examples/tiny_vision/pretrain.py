@@ -1,9 +1,9 @@
-"""Makes the weights of the `tiny` preset's RepViT, which ship in the package: to it what ImageNet's are to the real one.
+"""Makes the weights of the `tiny` preset's RepViT that ship in the package, as ImageNet's do for the real one.
 
-    python examples/tiny_vision/pretrain.py --out embervlm/model/assets/tiny_vision.safetensors     # about 4 minutes
+    python examples/tiny_vision/pretrain.py --out embervlm/model/assets/tiny_vision.safetensors     # about 3 minutes
 
-Pictures of the embedded world with a *single* shape in them, classified by shape, colour, texture and size from the pooled
-features. The tower has seen no scene, no question and none of the colour-shape pairs that `val` holds out.
+Pictures of the embedded world with a *single* shape in them, classified by shape, colour, texture and size from the
+pooled features. The tower has seen no scene, no question and none of the colour-shape pairs that `val` holds out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pictures(rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch_size", type=int, default=96)
     options = parser.parse_args()
     torch.manual_seed(0)

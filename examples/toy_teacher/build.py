@@ -1,4 +1,4 @@
-"""The embedded teacher's parts: its own BPE tokenizer, its own processor, and a LlavaForConditionalGeneration of 4M parameters."""
+"""The embedded teacher's parts: its own BPE tokenizer and processor, and a LlavaForConditionalGeneration (4M)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ VOCABULARY = 2000
 PATCH = 16
 # Qwen's pattern: letters with one mark or blank before them, digits singly, punctuation with the line breaks after it.
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Line breaks are written as expressions: a template drops the one that follows a block.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}USER: "
-    "{% for item in message['content'] %}{% if item['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\\n' }}{% endif %}{% endfor %}"
     "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
-    "\nASSISTANT:\n{% else %}"
+    "{{ '\\nASSISTANT:\\n' }}{% else %}"
     "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token }}{% endif %}{% endfor %}"
 )
@@ -99,6 +100,7 @@ def build_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
         depths=[2, 2, 4],
         num_heads=[2, 4, 8],
         window_size=6,
+        use_absolute_embeddings=True,  # the language model turns by relative positions: "top left" must be in the features
         drop_path_rate=0.0,
     )
     text = LlamaConfig(

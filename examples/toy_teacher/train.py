@@ -3,8 +3,8 @@
     python examples/toy_teacher/train.py --out outputs/toy_teacher          # makes checkpoints and, last, `final/`
     python examples/toy_teacher/train.py --out outputs/toy_teacher --resume # goes on after an interruption
 
-First the vision tower learns what each of the nine cells holds (shape, colour, texture, size), which is what ImageNet or
-CLIP pretraining gives a real teacher; then the whole model learns to answer. A running mean of the weights is exported.
+First the vision tower learns what each of the nine cells holds (shape, colour, texture, size), which is what
+CLIP's pretraining gives a real teacher; then the whole model learns to answer. A running mean of the weights is exported.
 """
 
 from __future__ import annotations
@@ -26,36 +26,42 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from embervlm.data.toyworld.questions import OKVQA_TEMPLATES, VQA_TEMPLATES
 from embervlm.data.toyworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Difficulty
 
-# share of the steps -> difficulty, and whether only descriptions are read: they name every thing, which grounds words fastest.
+# Up to this share of the steps: difficulty, and whether only descriptions are read, which ground words fastest.
 CURRICULUM = ((0.08, Difficulty(1, 3, 0.2), True), (0.2, Difficulty(2, 4, 0.3), False), (1.0, Difficulty(), False))
 TOWER_RATE = 0.1  # the tower knows its shapes by then; the full rate would wash them out
 
 
 def pretrain_vision(model: LlavaForConditionalGeneration, lessons: Lessons, steps: int, rate: float) -> None:
-    """Dense supervision of the tower: each cell's 2 x 2 tokens must tell shape, colour, texture and size."""
+    """Dense supervision of the tower: every token must tell shape, colour, texture and size of its cell's thing.
+
+    Every token, through one shared head: what only several tokens tell together, the language model would have to gather.
+    And every token must tell where it is: its features are all that the language model learns of a place.
+    """
     tower = model.model.vision_tower
     sizes = [len(words) + 1 for words in (SHAPES, COLOURS, TEXTURES, SIZES)]
-    head = nn.Linear(4 * tower.config.hidden_size, sum(sizes))
+    head = nn.Linear(tower.config.hidden_size, sum(sizes) + 36)
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    rows, columns = torch.arange(36) // 6, torch.arange(36) % 6
+    cell_of = rows // 2 * 3 + columns // 2  # the cell of each of the 36 tokens
     began = time.time()
     for step in range(steps):
         pixels, cells = lessons.grids(96)
         with torch.autocast("cpu", torch.bfloat16):
             tokens = tower(pixels).last_hidden_state  # [B, 36, C]
-        grid = (
-            tokens.float().unflatten(1, (3, 2, 3, 2)).permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2)
-        )  # [B, 9, 4C]
-        guesses = head(grid).split(sizes, dim=-1)
-        loss = sum(nn.functional.cross_entropy(g.flatten(0, 1), cells[..., i].flatten()) for i, g in enumerate(guesses))
+        guesses = head(tokens.float()).split([*sizes, 36], dim=-1)
+        truths = [*cells[:, cell_of].unbind(-1), torch.arange(36).expand(len(pixels), 36)]  # each [B, 36]
+        loss = sum(
+            nn.functional.cross_entropy(g.flatten(0, 1), t.flatten()) for g, t in zip(guesses, truths, strict=True)
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 25 == 24 or step == steps - 1:
-            full = cells[..., 0] > 0
-            right = [f"{(g.argmax(-1) == cells[..., i])[full].float().mean():.2f}" for i, g in enumerate(guesses)]
+            full = truths[0] > 0
+            right = [f"{(g.argmax(-1) == t)[full].float().mean():.2f}" for g, t in zip(guesses, truths, strict=True)]
             print(f"vision {step + 1}/{steps}  loss {loss:.3f}  right {right}  {time.time() - began:.0f} s", flush=True)
 
 
@@ -127,9 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vision_steps", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--rows", type=int, default=32, help="pictures in a step")
-    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--steps", type=int, default=3400)
+    parser.add_argument("--rows", type=int, default=16, help="pictures in a step")
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument(
         "--decay", type=float, default=0.35, help="share of the steps, at the end, in which the rate falls to 0"
     )
@@ -153,21 +159,21 @@ def main() -> None:
     if done:
         optimizer.load_state_dict(done["optimizer"])
         mean.load_state_dict(done["mean"])
-    began, history = time.time(), []
+    began, history, lessons = time.time(), [], None
     for step in range(first, options.steps):
         share = step / options.steps
         rate = options.rate * min((step + 1) / 100, 1.0, max(0.0, (1 - share) / options.decay))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         stage = next(i for i, (edge, _, _) in enumerate(CURRICULUM) if share < edge)
-        if step == first or lessons.difficulty is not CURRICULUM[stage][1]:
+        if lessons is None or lessons.difficulty is not CURRICULUM[stage][1]:
             lessons = Lessons(processor, 1000 + step, *CURRICULUM[stage][1:])
         loss, _ = answer_loss(model, lessons.batch(options.rows))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        keep = min(0.997, (step - first + 1) / (step - first + 10))
+        keep = min(0.998, (step - first + 1) / (step - first + 10))
         with torch.no_grad():
             for slow, fast in zip(mean.parameters(), model.parameters(), strict=True):
                 slow.lerp_(fast, 1 - keep)

@@ -1,0 +1,1 @@
+"""Every number we claim: one module, one command, one JSON line last."""

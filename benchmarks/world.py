@@ -1,0 +1,136 @@
+"""Is the embedded world worth learning from? Gates on the teacher, on students without it, and on guessing.
+
+    python -m benchmarks.world                 # two seeds, two budgets; trains what outputs/world does not hold yet
+    python -m benchmarks.world --quick         # the teacher against guessing alone, on a few pictures
+
+A small student that is taught by a teacher no better than itself learns nothing: the gap comes first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from embervlm.console import console
+from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.data.toyworld import write_toy
+from embervlm.demo import FULL, TEACHER, prepare_words, run_demo
+from embervlm.evaluate.answerers import TeacherAnswerer
+from embervlm.evaluate.baselines import majority_per_question, majority_per_template
+from embervlm.evaluate.results import EvalResult, load_result
+from embervlm.evaluate.runner import evaluate
+from embervlm.settings import DemoSettings
+from embervlm.teachers.registry import load_teacher
+
+FIND_BY_SHAPE = "what color is the SHAPE"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition: `value` must be at least (or at most) `bound`. Accuracies in points."""
+
+    name: str
+    value: float
+    bound: float
+    at_most: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/world"), help="runs are kept here and used again")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 1.0], help="shares of the demo's steps")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    gates = quick_gates(options.out / "quick") if options.quick else full_gates(options)
+    table = Table("gate", "found", "asked", "", title="The embedded world", title_justify="left")
+    for gate in gates:
+        bound = f"{'<=' if gate.at_most else '>='} {gate.bound:g}"
+        table.add_row(gate.name, f"{gate.value:.1f}", bound, "[green]yes[/]" if gate.passed else "[red]no[/]")
+    console.print(table)
+    found = {gate.name: round(gate.value, 2) for gate in gates}
+    passed = all(gate.passed for gate in gates)
+    print(json.dumps({"benchmark": "world", "quick": options.quick, "passed": passed, "gates": found}))
+    return 0 if passed else 1
+
+
+def quick_gates(folder: Path) -> list[Gate]:
+    """Teacher and guessing only, on 80 pictures of val; guessing is fitted on 1,000 of train."""
+    from embervlm.data.prepare import run_prepare
+    from embervlm.data.settings import PrepareSettings
+    from embervlm.options import parse
+
+    write_toy(folder / "toy", 1000, 80, seed=5)
+    run_prepare(parse(PrepareSettings, prepare_words(folder / "toy", folder / "data")))
+    prepared = open_prepared(folder / "data" / "stage2")
+    teacher = evaluate(TeacherAnswerer(load_teacher(TEACHER)), prepared, ("vqa",), name="teacher", batch_size=64)
+    return teacher_gates(teacher, prepared)
+
+
+def full_gates(options: argparse.Namespace) -> list[Gate]:
+    """Runs the demo for each seed and budget where that was not done, then compares."""
+    gates: list[Gate] = []
+    for seed in options.seeds:
+        for budget in options.budgets:
+            out = options.out / f"seed{seed}-budget{budget:g}"
+            run_demo(DemoSettings(out=out, seed=seed, budget=budget))
+            results = {name: load_result(out / "results" / f"{name}.json") for name in ("teacher", "undistilled", "blind")}
+            if not gates:
+                gates += teacher_gates(results["teacher"], open_prepared(out / "data" / "stage2"))
+                gates.append(Gate("blind student", _accuracy(results["blind"]), 50, at_most=True))
+                gates.append(_spanning(load_result(out / "results" / "student.json")))
+            where = f"seed {seed}, {round(FULL.stage2_steps * budget)} steps"
+            gap = _accuracy(results["teacher"]) - _accuracy(results["undistilled"])
+            gates.append(Gate(f"teacher - student without it ({where})", gap, 10))
+            rest = _rest(results["teacher"]) - _rest(results["undistilled"])
+            gates.append(Gate(f"the same without yes/no ({where})", rest, 10))
+    return gates
+
+
+def teacher_gates(teacher: EvalResult, prepared: PreparedSet) -> list[Gate]:
+    """The teacher alone, and against answers that need no picture."""
+    train = prepared.records("train")
+    floors = {
+        "per exact question": evaluate(majority_per_question(train), prepared, ("vqa",), progress=False),
+        "per template": evaluate(majority_per_template(train), prepared, ("vqa",), progress=False),
+    }
+    floor = max(_accuracy(result) for result in floors.values())
+    by_template = teacher.vqa["vqa"].by_question_type
+    guessed = floors["per exact question"].vqa["vqa"].by_question_type
+    margins = {name: 100 * (share.accuracy - guessed[name].accuracy) for name, share in by_template.items()}
+    worst = min(margins, key=lambda name: margins[name])
+    return [
+        Gate("teacher", _accuracy(teacher), 85),
+        Gate("teacher finds by shape", 100 * by_template[FIND_BY_SHAPE].accuracy, 80),
+        *(Gate(f"guessing {name}", _accuracy(result), 50, at_most=True) for name, result in floors.items()),
+        Gate("teacher - guessing", _accuracy(teacher) - floor, 35),
+        Gate(f"teacher - guessing in its worst template ({worst})", margins[worst], 1),
+    ]
+
+
+def _spanning(student: EvalResult) -> Gate:
+    assert student.divergence is not None
+    return Gate("positions that are not anchored (%)", 100 * (student.divergence.interior + student.divergence.none), 5)
+
+
+def _accuracy(result: EvalResult) -> float:
+    return 100 * result.vqa["vqa"].overall.accuracy
+
+
+def _rest(result: EvalResult) -> float:
+    rest = result.vqa["vqa"].without_yes_no
+    assert rest is not None
+    return 100 * rest.accuracy
+
+
+if __name__ == "__main__":
+    sys.exit(main())

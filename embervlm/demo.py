@@ -1,0 +1,223 @@
+"""`embervlm demo`: the whole story on the embedded world, with the commands a person would type for real data.
+
+Draw, prepare, align (Stage 1), let the teacher speak, distil (Stage 2), the same without a teacher, evaluate, report. Each phase
+is one public command and leaves its files; a demo that was stopped goes on with the first phase that is not done.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from embervlm.console import console
+from embervlm.data.prepare import run_prepare
+from embervlm.data.prepared import open_prepared
+from embervlm.data.settings import PrepareSettings
+from embervlm.data.toyworld import run_toy
+from embervlm.errors import UserError
+from embervlm.evaluate.answerers import StudentAnswerer, TeacherAnswerer, WithoutImage
+from embervlm.evaluate.report import run_report
+from embervlm.evaluate.results import save_result
+from embervlm.evaluate.runner import evaluate, run_evaluate
+from embervlm.model.modeling import EmberVLM
+from embervlm.options import parse
+from embervlm.settings import CacheSettings, DemoSettings, EvaluateSettings, ReportSettings, ToySettings, TrainSettings
+from embervlm.teachers.cache import run_cache
+from embervlm.teachers.registry import load_teacher
+from embervlm.train.run import run_train
+
+TEACHER = "toy-llava"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; chosen so that the demo ends in minutes on two cores."""
+
+    train_images: int
+    val_images: int
+    stage1_steps: int
+    stage2_steps: int
+    batch_size: int
+
+
+FULL = Size(train_images=2500, val_images=250, stage1_steps=240, stage2_steps=360, batch_size=160)
+QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage2_steps=4, batch_size=32)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of the story: a sentence, the command that does it, and the same as a call."""
+
+    title: str
+    verb: str
+    words: list[str]
+    run: Callable[[list[str]], Any]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["embervlm", self.verb, *self.words])
+
+
+def run_demo(settings: DemoSettings) -> int:
+    """Runs what is not done yet; returns 0, or the exit code of a phase that was stopped."""
+    began = time.monotonic()
+    done = _Done(settings)
+    phases = plan(settings)
+    for number, phase in enumerate(phases, start=1):
+        console.rule(f"[bold]{number}/{len(phases)}  {escape(phase.title)}")
+        console.print(f"[dim]$ {escape(phase.command)}[/dim]", soft_wrap=True)
+        if done.has(phase):
+            console.print("done before")
+            continue
+        start = time.monotonic()
+        code = phase.run(phase.words)
+        if isinstance(code, int) and code:
+            return code
+        done.add(phase, time.monotonic() - start)
+    report = settings.out / "report.html"
+    console.rule("[bold]Done")
+    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes. Open the report: [bold]{report.resolve()}[/bold]")
+    console.print(f'Ask the student: embervlm infer --checkpoint {settings.out}/outputs/stage2/checkpoint-final \\')
+    console.print(f'    --image {_a_picture(settings.out)} --prompt "How many shapes are there?"')
+    return 0
+
+
+def plan(settings: DemoSettings) -> list[Phase]:
+    """The phases in order."""
+    size = QUICK if settings.quick else FULL
+    out = settings.out
+    toy, data, outputs, results = (str(out / name) for name in ("toy", "data", "outputs", "results"))
+    stage2, cache = f"{data}/stage2", f"{outputs}/stage2/teacher_outputs"
+    seed = ["--seed", str(settings.seed)]
+    shared = ["--data_dir", data, "--max_length", "256", "--batch_size", str(size.batch_size), "--dataloader_workers", "0"]
+    shared += ["--save_total_limit", "2", *seed]
+    first = ["--stages", "1", "--preset", "tiny", "--output_dir", outputs, *shared, *_steps(size.stage1_steps, 2e-3)]
+    second = ["--stages", "2", "--resume_from", f"{outputs}/stage1/checkpoint-final", *shared]
+    second += _steps(round(size.stage2_steps * settings.budget), 2e-3)
+    distilled = [*second, "--output_dir", outputs, "--teacher_model", TEACHER, "--use_cached_teacher_outputs", cache]
+    alone = [*second, "--output_dir", f"{outputs}/undistilled", "--disable_distillation"]
+    asked = ["--dataset_path", stage2, "--teacher_outputs", cache]
+    return [
+        Phase(
+            "Draw the embedded world, in the official files of VQA-v2, OK-VQA and LLaVA",
+            "toy",
+            ["--out", toy, "--train_images", str(size.train_images), "--val_images", str(size.val_images), *seed],
+            lambda words: run_toy(parse(ToySettings, words)),
+        ),
+        Phase(
+            "Read these files into records, split by picture",
+            "prepare",
+            prepare_words(Path(toy), Path(data)),
+            lambda words: run_prepare(parse(PrepareSettings, words)) and 0,
+        ),
+        Phase("Stage 1: align pictures with words", "train", first, lambda words: run_train(parse(TrainSettings, words))),
+        Phase(
+            "Let the teacher read every answer once, and keep what it says",
+            "cache",
+            ["--teacher_model", TEACHER, "--dataset_path", stage2, "--output_dir", cache, "--batch_size", "64"],
+            lambda words: run_cache(parse(CacheSettings, words)),
+        ),
+        Phase(
+            "Stage 2: follow instructions, taught by the teacher",
+            "train",
+            distilled,
+            lambda words: run_train(parse(TrainSettings, words)),
+        ),
+        Phase(
+            "Stage 2 again: the same steps on the same data without the teacher",
+            "train",
+            alone,
+            lambda words: run_train(parse(TrainSettings, words)),
+        ),
+        Phase(
+            "Evaluate the distilled student",
+            "evaluate",
+            ["--checkpoint", f"{outputs}/stage2/checkpoint-final", *asked, "--output_file", f"{results}/student.json"],
+            lambda words: run_evaluate(parse(EvaluateSettings, words)),
+        ),
+        Phase(
+            "Evaluate the student without a teacher",
+            "evaluate",
+            [
+                "--checkpoint", f"{outputs}/undistilled/stage2/checkpoint-final", *asked,
+                "--output_file", f"{results}/undistilled.json",
+            ],
+            lambda words: run_evaluate(parse(EvaluateSettings, words)),
+        ),  # fmt: skip
+        Phase(
+            "Evaluate the teacher, and the student without pictures",
+            "evaluate",
+            ["--dataset_path", stage2, "--checkpoint", f"{outputs}/stage2/checkpoint-final"],
+            lambda words: evaluate_rivals(parse(EvaluateSettings, words), Path(results)),
+        ),
+        Phase(
+            "Write the report",
+            "report",
+            ["--output_dir", str(out), "--report", str(out / "report.html")],
+            lambda words: run_report(parse(ReportSettings, words)),
+        ),
+    ]
+
+
+def prepare_words(toy: Path, data: Path) -> list[str]:
+    """`embervlm prepare` on what `embervlm toy` wrote. The questions stay bare: every token costs time here."""
+    words = ["--out", str(data), "--image_root", f"{toy}/images", "--vqa_samples", "0", "--vqa_prompt", "{question}"]
+    for split, flag in (("train", "--"), ("val", "--val_")):
+        words += [f"{flag}captions", f"{toy}/captions_{split}.json", f"{flag}llava", f"{toy}/llava_instruct_{split}.json"]
+        for name, prefix in (("vqa", "v2_"), ("okvqa", "")):
+            words += [f"{flag}{name}", f"{toy}/{prefix}OpenEnded_mscoco_{split}2014_questions.json"]
+            words += [f"{flag}{name}_annotations", f"{toy}/{prefix}mscoco_{split}2014_annotations.json"]
+    return words
+
+
+def evaluate_rivals(settings: EvaluateSettings, results: Path) -> None:
+    """What stands beside the student in the report: the teacher, and the student that sees no picture."""
+    prepared = open_prepared(settings.dataset_path)
+    ids = {r.id: r.metadata["question_id"] for r in prepared.records(settings.split) if "question_id" in r.metadata}
+    rivals = {
+        "teacher": TeacherAnswerer(load_teacher(TEACHER)),
+        "blind": WithoutImage(StudentAnswerer(EmberVLM.from_pretrained(settings.checkpoint))),
+    }
+    for name, system in rivals.items():
+        benchmarks = settings.benchmarks if name == "teacher" else ("vqa", "okvqa")
+        result = evaluate(system, prepared, benchmarks, settings.split, name=name, batch_size=64)
+        save_result(result, results / f"{name}.json", ids)
+        console.print(f"{name}: VQA accuracy {100 * (result.vqa_accuracy or 0):.1f}%")
+
+
+def _steps(steps: int, rate: float) -> list[str]:
+    words = ["--max_steps", str(steps), "--learning_rate", str(rate), "--logging_steps", str(max(1, steps // 30))]
+    evaluations = max(1, steps // 3)
+    return [*words, "--warmup_steps", str(steps // 10), "--eval_steps", str(evaluations), "--save_steps", str(evaluations)]
+
+
+def _a_picture(out: Path) -> Path:
+    return next(iter(sorted((out / "toy" / "images" / "val2014").glob("*.jpg"))), Path("picture.jpg"))
+
+
+class _Done:
+    """Which phases are behind us, in `demo.json`; a phase with other words is another phase."""
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self.path = settings.out / "demo.json"
+        self.seconds: dict[str, float] = {}
+        if self.path.is_file():
+            try:
+                self.seconds = dict(json.loads(self.path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{self.path} cannot be read ({error}); delete {settings.out} to start anew") from error
+
+    def has(self, phase: Phase) -> bool:
+        return phase.command in self.seconds
+
+    def add(self, phase: Phase, seconds: float) -> None:
+        self.seconds[phase.command] = round(seconds, 1)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.seconds, indent=1) + "\n", encoding="utf-8")
