@@ -190,7 +190,6 @@ class CacheSettings:
     output_dir: Path = option(_CACHE, "Folder of the cache; a run that was stopped continues there")
     batch_size: int = option(32, "Samples the teacher reads at once", minimum=1)
     top_k: int = option(16, "Probabilities kept per position", minimum=1)
-    max_samples: int | None = option(None, "Only the first so many of each split", minimum=1, shown="all")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
 

@@ -7,17 +7,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embervlm import tokens
 from embervlm.console import console
-from embervlm.data.prepared import PreparedSet
+from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
+from embervlm.device import pick_device
 from embervlm.teachers.outputs import Teacher, TeacherOutputs
+from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.store import CacheWriter, TeacherCache
 
-__all__ = ["CacheSummary", "CacheWriter", "TeacherCache", "build_cache"]
+if TYPE_CHECKING:
+    from embervlm.settings import CacheSettings
+
+__all__ = ["CacheSummary", "CacheWriter", "TeacherCache", "build_cache", "run_cache"]
 
 _SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
 
@@ -115,6 +121,16 @@ def build_cache(
             f"{summary.bytes_per_token:.1f} bytes a token, {summary.samples_per_second:.1f} samples/s"
         )
     return summary
+
+
+def run_cache(settings: CacheSettings) -> None:
+    """`embervlm cache`: let the teacher read the prepared set once and keep what it says."""
+    prepared = open_prepared(settings.dataset_path)
+    for split in settings.splits:  # complain about the data before a large model is loaded
+        prepared.records(split)
+    device = pick_device(settings.device)
+    teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
+    build_cache(teacher, prepared, settings.splits, settings.output_dir, settings.top_k, settings.batch_size)
 
 
 def _plan(records: dict[str, list[Record]], shard_records: int) -> list[_Shard]:
