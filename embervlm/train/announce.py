@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from embervlm.batch.dataset import RecordDataset, Sample
+from embervlm.data.official import image_key
 from embervlm.inspection.view import count_kinds, render_example, view_example
 from embervlm.model.parameters import format_table, param_table
 from embervlm.settings import TrainSettings
@@ -94,7 +95,7 @@ def _data_table(data: Data) -> Table:
     for split in ("train", "val"):
         records = data.prepared.records(split)
         sources = Counter(str(record.metadata.get("source")) for record in records)
-        pictures = len({record.image for record in records if record.image is not None})
+        pictures = len({image_key(record.image) for record in records if record.image is not None})
         said = ", ".join(f"{name} {count:,}" for name, count in sources.most_common())
         table.add_row(split, f"{len(records):,}", f"{pictures:,}", said)
     return table
