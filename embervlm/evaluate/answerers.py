@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,13 +26,14 @@ class Answerer(Protocol):
 
 @dataclasses.dataclass
 class StudentAnswerer:
-    """Greedy answers of an EmberVLM."""
+    """Answers of an EmberVLM, greedy unless `options` (of transformers' generate) say otherwise."""
 
     model: Any
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         images = [None if r.image is None else load_image(resolve_image(image_root, r.image)) for r in records]
-        return _generate(self.model, images, records, max_new_tokens)
+        return _generate(self.model, images, records, max_new_tokens, self.options)
 
 
 @dataclasses.dataclass
@@ -87,17 +88,12 @@ class ShuffledImages:
         return self.answerer.answers(swapped, image_root, max_new_tokens)
 
 
-def _generate(model: Any, images: list, records: Sequence[Record], max_new_tokens: int) -> list[str]:
-    """Through `model.generate`, in evaluation mode and back."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            return model.generate(
-                image=images, prompt=[record.instruction for record in records], max_length=max_new_tokens
-            )
-    finally:
-        model.train(was_training)
+def _generate(
+    model: Any, images: list, records: Sequence[Record], max_new_tokens: int, options: Mapping[str, Any] | None = None
+) -> list[str]:
+    prompts = [record.instruction for record in records]
+    with torch.inference_mode():
+        return model.generate(image=images, prompt=prompts, max_length=max_new_tokens, **(options or {}))
 
 
 def _mean_image(images: Sequence[Image.Image]) -> Image.Image | None:

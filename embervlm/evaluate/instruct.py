@@ -111,14 +111,14 @@ def score_instruct(records: Sequence[Record], predictions: Sequence[str], seed: 
 @lru_cache(maxsize=1 << 14)
 def _facts(text: str) -> _Facts:
     sentences = tuple(words for part in _SENTENCE_END.split(text) if (words := _words(part)))
-    words: Counter[str] = Counter()
+    content_words: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     for sentence in sentences:
         content = [word for word in sentence if word not in FUNCTION_WORDS]
-        words.update(content)
+        content_words.update(content)
         pairs.update(zip(content, content[1:], strict=False))
     denies = bool(sentences) and any(word in _NEGATIONS or word.endswith("n't") for word in sentences[0])
-    return _Facts(sentences, words, pairs, denies)
+    return _Facts(sentences, content_words, pairs, denies)
 
 
 def _words(text: str) -> tuple[str, ...]:

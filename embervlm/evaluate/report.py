@@ -12,9 +12,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from embervlm.console import console
+from embervlm.evaluate.collect import collect_run
 from embervlm.evaluate.plots import Line, line_chart
 from embervlm.evaluate.report_inputs import Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.results import EvalResult
+from embervlm.settings import ReportSettings
 
 RIGHT, WRONG = 0.6, 0.3
 """An answer that scores so much counts as right, one below the other as wrong, in between as half right."""
@@ -56,6 +59,15 @@ def write_report(inputs: ReportInputs, path: str | Path) -> Path:
     partial.write_text(render(inputs), encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def run_report(settings: ReportSettings) -> None:
+    """`embervlm report`: collect what a run left and write the page."""
+    evaluations: tuple[Path, ...] | None = settings.evaluations
+    if evaluations == ReportSettings().evaluations and not evaluations[0].is_file():
+        evaluations = None  # nobody asked for it: take what lies in the run's own results/
+    path = write_report(collect_run(settings.output_dir, evaluations), settings.report)
+    console.print(f"Report: {path}", markup=False, soft_wrap=True)
 
 
 def render(inputs: ReportInputs) -> str:
@@ -208,7 +220,7 @@ def template_rows(systems: Sequence[SystemRow]) -> dict[str, Any] | None:
     lead_row = next((row for row in columns if row.kind == "student"), columns[0] if columns else None)
     if lead_row is None or len(lead_row.result.vqa["vqa"].by_question_type) < 2:
         return None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, share in lead_row.result.vqa["vqa"].by_question_type.items():
         cells = [row.result.vqa["vqa"].by_question_type.get(name) for row in columns]
         values = [None if cell is None else cell.accuracy for cell in cells]

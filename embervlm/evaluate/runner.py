@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from embervlm.console import console
 from embervlm.console import errors as error_console
+from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.device import pick_device
 from embervlm.evaluate.answerers import Answerer, StudentAnswerer
 from embervlm.evaluate.benchmarks import BENCHMARKS, select
 from embervlm.evaluate.divergence import Divergence, measure_divergence
 from embervlm.evaluate.environment import environment
 from embervlm.evaluate.instruct import score_instruct
-from embervlm.evaluate.results import EvalResult
-from embervlm.evaluate.vqa import Share, VqaScores, score_vqa
+from embervlm.evaluate.printing import print_result
+from embervlm.evaluate.results import EvalResult, read_json, save_result
+from embervlm.evaluate.teacher_view import view_cache
+from embervlm.evaluate.vqa import VqaScores, score_vqa
+from embervlm.model.modeling import EmberVLM
+from embervlm.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from embervlm.batch.targets import TeacherTargets
-    from embervlm.data.prepared import PreparedSet
     from embervlm.data.record import Record
 
 
@@ -52,6 +57,7 @@ def evaluate(
     divergence: DivergenceOptions | None = None,
     seed: int = 0,
     progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> EvalResult:
     """Scores of one system on a prepared set.
 
@@ -62,6 +68,7 @@ def evaluate(
         max_samples: at most so many records of each benchmark, chosen by `seed`.
         max_new_tokens: of every benchmark; None: each benchmark's own.
         divergence: also measure KL to the teacher (only for an EmberVLM), on the same records.
+        settings: more to write into the result, such as the checkpoint's path.
 
     Raises UserError for an unknown benchmark, a missing split, or a benchmark without records.
     """
@@ -85,7 +92,9 @@ def evaluate(
     measured = None
     if divergence is not None:
         began = time.monotonic()
-        measured = _divergence(system, chosen, prepared.image_root, divergence, batch_size, progress)
+        if not isinstance(answerer, StudentAnswerer):
+            raise ValueError(f"{name}: KL to the teacher is measured for an EmberVLM only")
+        measured = _divergence(answerer.model, chosen, prepared.image_root, divergence, batch_size, progress)
         seconds["divergence"] = time.monotonic() - began
     return EvalResult(
         system=name,
@@ -101,6 +110,7 @@ def evaluate(
             "max_samples": max_samples,
             "max_new_tokens": max_new_tokens,
             "seed": seed,
+            **(settings or {}),
         },
         seconds={phase: round(value, 2) for phase, value in seconds.items()},
         environment=environment(),
@@ -152,22 +162,46 @@ def ask(
     return answers
 
 
-def print_result(result: EvalResult, to: Console = console) -> None:
-    """The guide's lines, one benchmark after the other."""
-    for name, scores in result.vqa.items():
-        to.print(
-            f"[bold]{BENCHMARKS[name].title} Accuracy: {_percent(scores.overall)}[/bold]{_details(scores.overall)}"
-        )
-        for kind, share in scores.by_answer_type.items():
-            if len(scores.by_answer_type) > 1:
-                to.print(f"  {kind.title()} Questions: {_percent(share)}")
-    if result.instruct is not None:
-        found = result.instruct
-        to.print(f"[bold]Instruction Following Score: {found.score:.3f}[/bold]  [dim]({found.n} answers)[/dim]")
-        for part in ("relevance", "completeness", "coherence"):
-            to.print(f"  {part.title()}: {getattr(found, part):.3f}")
-    if result.divergence is not None:
-        _print_divergence(result.divergence, to)
+def run_evaluate(settings: EvaluateSettings) -> None:
+    """`embervlm evaluate`: print the scores of a checkpoint and write them with its answers."""
+    prepared = open_prepared(settings.dataset_path)
+    select(prepared.records(settings.split), settings.benchmarks, settings.split)
+    device = pick_device(settings.device)
+    model = EmberVLM.from_pretrained(settings.checkpoint).to(device)
+    options: dict[str, Any] = {"num_beams": settings.num_beams}
+    if settings.do_sample:
+        torch.manual_seed(settings.seed)
+        options |= {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+    divergence = None
+    if settings.teacher_outputs is not None:
+        view = view_cache(settings.teacher_outputs, prepared, settings.split, model.processor.tokenizer)
+        room = getattr(model.config.text_config, "max_position_embeddings", None) or 512
+        divergence = DivergenceOptions(view.targets, max_length=min(512, room))
+    result = evaluate(
+        StudentAnswerer(model, options),
+        prepared,
+        settings.benchmarks,
+        settings.split,
+        name="undistilled" if _without_teacher(settings.checkpoint) else "student",
+        batch_size=settings.batch_size,
+        max_samples=settings.max_samples,
+        max_new_tokens=settings.max_new_tokens,
+        divergence=divergence,
+        seed=settings.seed,
+        settings={key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()},
+    )
+    print_result(result)
+    records = prepared.records(settings.split)
+    ids = {record.id: record.metadata["question_id"] for record in records if "question_id" in record.metadata}
+    for path in save_result(result, settings.output_file, ids):
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _without_teacher(checkpoint: Path) -> bool:
+    """What a checkpoint of ours says about how it was trained."""
+    path = checkpoint / "training_args.json"
+    data = read_json(path) if path.is_file() else {}
+    return isinstance(data, dict) and bool(data.get("disable_distillation"))
 
 
 def _divergence(
@@ -193,29 +227,6 @@ def _divergence(
             max_length=options.max_length,
             advance=advance,
         )
-
-
-def _print_divergence(found: Divergence, to: Console) -> None:
-    to.print(f"[bold]KL(student || teacher): {found.student_teacher:.3f} nats[/bold]  [dim](T = 1)[/dim]")
-    to.print(f"  KL(teacher || student): {found.teacher_student:.3f} nats")
-    to.print(f"  Same most probable token: {100 * found.top1_agreement:.1f}%")
-    to.print(
-        f"  Cross-entropy of the references: {found.ce_per_token:.3f} nats/token, {found.bits_per_byte:.3f} bits/byte"
-    )
-    shares = f"{100 * found.anchored:.1f}% anchored, {100 * found.interior:.1f}% interior, {100 * found.none:.1f}% none"
-    to.print(f"  Positions with a target: {shares}")
-
-
-def _percent(share: Share) -> str:
-    return f"{100 * share.accuracy:.1f}%"
-
-
-def _details(share: Share) -> str:
-    low, high = share.interval
-    return (
-        f"  [dim]({share.n} questions, 95% interval {100 * low:.1f} to {100 * high:.1f}; "
-        f"exact match {100 * share.exact_match:.1f}%)[/dim]"
-    )
 
 
 @contextmanager

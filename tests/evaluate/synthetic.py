@@ -40,8 +40,12 @@ def result(name: str, level: float, kl: float | None = None, score: float | None
         {template: share(min(0.99, max(0.1, level + rng.uniform(-0.2, 0.2)))) for template in TEMPLATES},
     )
     divergence = kl and Divergence(kl, 1.1 * kl, 0.8 * kl, 0.9 * kl, 2.0, 0.86, 0.41, 0.31, 0.93, 0.05, 0.02, 9000, 900)
-    instruct = score and InstructResult(300, score, score, score - 0.03, min(1.0, score + 0.05), (score - 0.02, score + 0.02))
-    okvqa = VqaScores(share(level - 0.1), share(level - 0.1), {"other": share(level - 0.1)}, {"nine": share(level - 0.1)})
+    instruct = score and InstructResult(
+        300, score, score, score - 0.03, min(1.0, score + 0.05), (score - 0.02, score + 0.02)
+    )
+    okvqa = VqaScores(
+        share(level - 0.1), share(level - 0.1), {"other": share(level - 0.1)}, {"nine": share(level - 0.1)}
+    )
     return EvalResult(name, "val", "0123456789abcdef", {"vqa": vqa, "okvqa": okvqa}, instruct, divergence)
 
 
@@ -93,7 +97,10 @@ def inputs() -> ReportInputs:
         for at in range(11)
     )
     sentence = "The small dotted turquoise circle is at the top left of the picture."
-    said = (Said("Teacher", "teacher", sentence, 1.0), Said("Student", "student", sentence.replace("top", "bottom"), 0.8))
+    said = (
+        Said("Teacher", "teacher", sentence, 1.0),
+        Said("Student", "student", sentence.replace("top", "bottom"), 0.8),
+    )
     pictures += (PictureExample(picture(30), True, "Where can I find the circle?", sentence, said),)
     both = {"student": ("with teacher", 0), "undistilled": ("without teacher", 1)}
     runs = [TrainingRun("Stage 1", "other", 1, tuple(curve("stage1/total_loss", 5, 0.6, 400, 4, 0.1, 3)))]
@@ -105,7 +112,7 @@ def inputs() -> ReportInputs:
         runs.append(TrainingRun(name, kind, 2, tuple(history)))
     return ReportInputs(
         title="A 1M student learns to see from a 4.7M teacher",
-        subtitle="Embedded world, 96 × 96 pixels, official VQA-v2, OK-VQA and LLaVA formats. Teacher toy-llava, other tokenizer.",
+        subtitle="Embedded world, 96 × 96 pixels, official file formats. Teacher toy-llava, with another tokenizer.",
         systems=(
             SystemRow("Teacher", "teacher", result("teacher", 0.88, None, 0.95, 1)),
             SystemRow("Student, distilled", "student", result("student", 0.685, 0.098, 0.842, 2)),
@@ -126,7 +133,13 @@ def inputs() -> ReportInputs:
             picture(40),
         ),
         cache=CacheFacts(21.4, 303872, 180000),
-        phases=(("Draw the world", 7.2), ("Stage 1", 88.0), ("Teacher's words", 41.0), ("Stage 2", 214.0), ("Evaluation", 61.3)),
+        phases=(
+            ("Draw the world", 7.2),
+            ("Stage 1", 88.0),
+            ("Teacher's words", 41.0),
+            ("Stage 2", 214.0),
+            ("Evaluation", 61.3),
+        ),
         environment={"processor": "Some CPU @ 2.1 GHz", "cores": "2", "torch": "2.14.1", "transformers": "5.23.0"},
         settings={"alpha": 0.3, "sft_weight": 0.7, "temperature": 2.0, "learning_rate": 2e-4, "batch_size": 64},
         notes=("Student and undistilled student saw the same records in the same order for 600 steps.",),

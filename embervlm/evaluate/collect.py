@@ -1,0 +1,200 @@
+"""From the folders of a run to the inputs of its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embervlm.batch.dataset import RecordDataset
+from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.errors import UserError
+from embervlm.evaluate.baselines import majority_per_question, majority_per_template
+from embervlm.evaluate.examples import aligned_example, next_token_example, picture_examples
+from embervlm.evaluate.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
+from embervlm.evaluate.results import EvalResult, load_result, predictions_path, read_json
+from embervlm.evaluate.runner import evaluate
+from embervlm.evaluate.teacher_view import view_cache
+from embervlm.model.modeling import EmberVLM
+
+SYSTEMS: dict[str, tuple[Kind, str]] = {
+    "teacher": ("teacher", "Teacher"),
+    "student": ("student", "Student, distilled"),
+    "undistilled": ("undistilled", "Student, no teacher"),
+    "majority_per_question": ("baseline", "Majority per question"),
+    "majority_per_template": ("baseline", "Majority per template"),
+    "blind": ("blind", "Student, no picture"),
+    "mean_picture": ("blind", "Student, mean picture"),
+    "shuffled_pictures": ("blind", "Student, other pictures"),
+}
+"""`EvalResult.system` -> its place in the story and its name in the table. The order is the table's."""
+
+UNDISTILLED = "undistilled"
+"""Folder beside stage1/ and stage2/ where the same training without a teacher lies."""
+
+SHOWN = ("teacher", "student", "undistilled")
+"""Systems whose answers stand beside the pictures."""
+
+
+def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) -> ReportInputs:
+    """Read what a run left: metrics.json of its stages, evaluations, and the data they were made on.
+
+    Args:
+        run_dir: holds stage1/ and stage2/ (or outputs/ with these), and perhaps undistilled/stage2/.
+        evaluations: files of `embervlm evaluate`; None: every result in run_dir/results.
+
+    Baselines, pictures and the aligned text are added where data set, checkpoint and cache are still there.
+    """
+    run_dir = Path(run_dir)
+    outputs = run_dir / "outputs" if (run_dir / "outputs").is_dir() else run_dir
+    if evaluations is None:
+        found = sorted((run_dir / "results").glob("*.json"))
+        evaluations = [path for path in found if "_predictions_" not in path.name]
+    results = [load_result(path) for path in evaluations]
+    runs = training_runs(outputs)
+    if not results and not runs:
+        raise UserError(
+            f"{run_dir} holds nothing to report: no stage1/metrics.json, no stage2/metrics.json, no evaluation. "
+            "Run embervlm train and embervlm evaluate first."
+        )
+    inputs = ReportInputs(systems=system_rows(results), runs=runs, phases=phases(runs, results))
+    row = inputs.system("student")
+    if row is None:
+        return inputs
+    inputs = dataclasses.replace(inputs, environment=row.result.environment, settings=row.result.settings)
+    prepared = _data_of(row.result)
+    if prepared is None:
+        return inputs
+    said = {result.system: _predictions(path) for path, result in zip(evaluations, results, strict=True)}
+    return with_looks(with_baselines(inputs, prepared), prepared, said)
+
+
+def system_rows(results: Sequence[EvalResult]) -> tuple[SystemRow, ...]:
+    """Rows in the table's order. Without a "student" the first result of an unknown name stands for it."""
+    known = [result.system for result in results if result.system in SYSTEMS]
+    unknown = [result.system for result in results if result.system not in SYSTEMS]
+    student = "student" if "student" in known or not unknown else unknown[0]
+    order = list(SYSTEMS)
+    rows: list[tuple[int, SystemRow]] = []
+    for result in results:
+        kind, title = SYSTEMS.get(result.system, ("other", result.system))
+        name = "student" if result.system == student else result.system
+        place = order.index(name) if name in order else order.index("undistilled")
+        rows.append((place, SystemRow(title, "student" if name == "student" else kind, result)))
+    return tuple(row for _, row in sorted(rows, key=lambda entry: entry[0]))
+
+
+def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
+    """The histories of both stages, and of the student without a teacher."""
+    places: list[tuple[Path, str, Kind, int]] = [
+        (outputs / "stage1", "Stage 1", "other", 1),
+        (outputs / "stage2", "with teacher", "student", 2),
+        (outputs / UNDISTILLED / "stage2", "without teacher", "undistilled", 2),
+    ]
+    runs = []
+    for folder, name, kind, stage in places:
+        if (folder / "metrics.json").is_file():
+            data = read_json(folder / "metrics.json")
+            if not isinstance(data, dict) or not isinstance(data.get("history"), list):
+                raise UserError(f"{folder / 'metrics.json'} has no history; it is written by embervlm train.")
+            runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
+    return tuple(runs)
+
+
+def phases(runs: Sequence[TrainingRun], results: Sequence[EvalResult]) -> tuple[tuple[str, float], ...]:
+    """What took how long, in seconds."""
+    spent = []
+    for run in runs:
+        if (seconds := run.summary.get("seconds")) is not None:
+            spent.append((run.name if run.stage == 1 else f"Stage 2, {run.name}", float(seconds)))
+    for result in results:
+        if result.seconds:
+            title = SYSTEMS.get(result.system, ("other", result.system))[1]
+            spent.append((f"Evaluation: {title[:1].lower() + title[1:]}", sum(result.seconds.values())))
+    return tuple(spent)
+
+
+def with_baselines(inputs: ReportInputs, prepared: PreparedSet) -> ReportInputs:
+    """Add the majority baselines, fitted on train, on the very questions that the student was asked."""
+    results = [row.result for row in inputs.systems]
+    student = inputs.system("student")
+    assert student is not None
+    asked = student.result.settings
+    train = prepared.records("train")
+    for name, fit in (
+        ("majority_per_question", majority_per_question),
+        ("majority_per_template", majority_per_template),
+    ):
+        if all(result.system != name for result in results):
+            results.append(
+                evaluate(
+                    fit(train),
+                    prepared,
+                    asked["benchmarks"],
+                    student.result.split,
+                    name=name,
+                    max_samples=asked.get("max_samples"),
+                    seed=asked.get("seed", 0),
+                    progress=False,
+                )
+            )
+    return dataclasses.replace(inputs, systems=system_rows(results))
+
+
+def with_looks(
+    inputs: ReportInputs, prepared: PreparedSet, predictions: Mapping[str, Mapping[str, str]], count: int = 12
+) -> ReportInputs:
+    """Add pictures with answers and, where checkpoint and cache are there, the aligned text and the next word.
+
+    predictions: system -> question id or record id, as text -> answer.
+    """
+    student = inputs.system("student")
+    assert student is not None
+    records = prepared.records(student.result.split)
+    systems = []
+    for row in inputs.systems:
+        if row.kind in SHOWN and (said := predictions.get(row.result.system)):
+            answers = {record.id: said[key] for record in records for key in _keys(record) if key in said}
+            name = "No teacher" if row.kind == "undistilled" else row.name.partition(",")[0]
+            systems.append((name, row.kind, answers))
+    pictures = picture_examples(records, prepared.image_root, systems, count) if systems else ()
+    inputs = dataclasses.replace(inputs, pictures=pictures)
+    settings = student.result.settings
+    checkpoint, cache = settings.get("checkpoint"), settings.get("teacher_outputs")
+    if not checkpoint or not cache or not Path(checkpoint).is_dir() or not Path(cache).is_dir():
+        return inputs
+    model = EmberVLM.from_pretrained(checkpoint)
+    view = view_cache(Path(cache), prepared, student.result.split, model.processor.tokenizer)
+    limit = getattr(model.config.text_config, "max_position_embeddings", 512)
+    dataset = RecordDataset(records, prepared.image_root, model.processor, min(limit, 512))
+    return dataclasses.replace(
+        inputs,
+        aligned=aligned_example(dataset, view),
+        next_token=next_token_example(model, dataset, view),
+        cache=None if view.bytes_per_token is None else CacheFacts(view.bytes_per_token, 2.0 * len(view.token_bytes)),
+    )
+
+
+def _data_of(result: EvalResult) -> PreparedSet | None:
+    """The data set an evaluation was made on, where it is still there and still the same."""
+    folder = result.settings.get("dataset_path")
+    if not folder or not Path(folder).is_dir():
+        return None
+    prepared = open_prepared(folder)
+    return prepared if prepared.fingerprint(result.split) == result.data else None
+
+
+def _predictions(path: Path) -> dict[str, str]:
+    """All answers beside a result, by question id (or record id) as text."""
+    said: dict[str, str] = {}
+    for benchmark in ("vqa", "okvqa", "instruct"):
+        beside = predictions_path(path, benchmark)
+        if beside.is_file():
+            said |= {f"{benchmark}:{row['question_id']}": row["answer"] for row in read_json(beside)}
+    return said
+
+
+def _keys(record: Any) -> tuple[str, ...]:
+    benchmark = {"vqa_v2": "vqa", "ok_vqa": "okvqa"}.get(str(record.metadata.get("source")), "instruct")
+    return f"{benchmark}:{record.metadata.get('question_id')}", f"{benchmark}:{record.id}"

@@ -1,0 +1,53 @@
+"""An evaluation as lines on the terminal, in the guide's form."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from embervlm.console import console
+from embervlm.evaluate.benchmarks import BENCHMARKS
+from embervlm.evaluate.divergence import Divergence
+from embervlm.evaluate.results import EvalResult
+from embervlm.evaluate.vqa import Share
+
+
+def print_result(result: EvalResult, to: Console = console) -> None:
+    """The guide's lines, one benchmark after the other."""
+    for name, scores in result.vqa.items():
+        to.print(
+            f"[bold]{BENCHMARKS[name].title} Accuracy: {_percent(scores.overall)}[/bold]{_details(scores.overall)}"
+        )
+        if len(scores.by_answer_type) > 1:
+            for kind, share in scores.by_answer_type.items():
+                to.print(f"  {kind.title()} Questions: {_percent(share)}")
+    if result.instruct is not None:
+        found = result.instruct
+        to.print(f"[bold]Instruction Following Score: {found.score:.3f}[/bold]  [dim]({found.n} answers)[/dim]")
+        for part in ("relevance", "completeness", "coherence"):
+            to.print(f"  {part.title()}: {getattr(found, part):.3f}")
+    if result.divergence is not None:
+        _print_divergence(result.divergence, to)
+
+
+def _print_divergence(found: Divergence, to: Console) -> None:
+    to.print(f"[bold]KL(student || teacher): {found.student_teacher:.3f} nats[/bold]  [dim](T = 1)[/dim]")
+    to.print(f"  KL(teacher || student): {found.teacher_student:.3f} nats")
+    if found.temperature != 1.0:
+        both = f"{found.student_teacher_at_t:.3f} and {found.teacher_student_at_t:.3f} nats"
+        to.print(f"  At T = {found.temperature:g}: {both}")
+    to.print(f"  Same most probable token: {100 * found.top1_agreement:.1f}%")
+    to.print(f"  References: {found.ce_per_token:.3f} nats/token, {found.bits_per_byte:.3f} bits/byte")
+    shares = f"{100 * found.anchored:.1f}% anchored, {100 * found.interior:.1f}% interior, {100 * found.none:.1f}% none"
+    to.print(f"  Positions by target: {shares}")
+
+
+def _percent(share: Share) -> str:
+    return f"{100 * share.accuracy:.1f}%"
+
+
+def _details(share: Share) -> str:
+    low, high = share.interval
+    return (
+        f"  [dim]({share.n} questions, 95% interval {100 * low:.1f} to {100 * high:.1f}; "
+        f"exact match {100 * share.exact_match:.1f}%)[/dim]"
+    )
