@@ -37,9 +37,9 @@ class TeacherTargets:
         found = [self._kept.get(record.id) for record in records]
         missing = [index for index, targets in enumerate(found) if targets is None]
         if missing:
-            for index, targets in zip(missing, self._ask([records[i] for i in missing]), strict=True):
-                found[index] = targets
-                self._kept.put(records[index].id, targets, sum(map(_size, targets)))
+            for index, said in zip(missing, self._ask([records[i] for i in missing]), strict=True):
+                found[index] = said
+                self._kept.put(records[index].id, said, sum(map(_size, said)))
         cut = []
         for row, targets in zip(encoded, found, strict=True):
             assert targets is not None

@@ -20,7 +20,7 @@ from embervlm.train.build import Data
 from embervlm.train.checkpoint import FINAL
 from embervlm.train.progress import told
 from embervlm.train.start import Start, earlier_run
-from embervlm.train.teaching import Teaching
+from embervlm.train.teaching import Lesson
 from embervlm.train.tracking import MetricsFile, numbers
 
 LOOKED_AT = 64
@@ -34,7 +34,7 @@ def announce(
     data: Data,
     train_set: RecordDataset,
     model: Any,
-    teaching: Teaching | None,
+    lesson: Lesson | None,
     steps: int,
     notes: Sequence[str],
 ) -> None:
@@ -46,8 +46,8 @@ def announce(
     console.print(format_table(param_table(model)))
     console.print(_data_table(data))
     console.print(start.note, soft_wrap=True)
-    if teaching is not None:
-        console.print(teaching.note, soft_wrap=True)
+    if lesson is not None:
+        console.print(lesson.note, soft_wrap=True)
     told_more = list(notes)
     if train_set.without_labels:
         first = ", ".join(train_set.without_labels[:3])
@@ -62,20 +62,20 @@ def announce(
         told_more.append(note)
     for note in told_more:
         console.print(f"[yellow]note[/] {note}", soft_wrap=True)
-    console.print(show_example(train_set, teaching))
+    console.print(show_example(train_set, lesson))
     console.print(f"{steps:,} steps of {settings.batch_size} samples a device.")
 
 
-def show_example(train_set: RecordDataset, teaching: Teaching | None) -> Panel:
+def show_example(train_set: RecordDataset, lesson: Lesson | None) -> Panel:
     """One record of a few words and one turn, if there is any, and the shares of targets over the first records."""
     looked = [train_set[at] for at in range(min(LOOKED_AT, len(train_set)))]
     best = max(looked, key=_shows_much)
     outputs = targets = shares = None
-    if teaching is not None:
+    if lesson is not None:
         records = [sample.record for sample in looked]
-        all_targets = teaching.targets(records, [sample.encoded for sample in looked])
+        all_targets = lesson.targets(records, [sample.encoded for sample in looked])
         targets = all_targets[looked.index(best)]
-        outputs = teaching.outputs([best.record])[0]
+        outputs = lesson.outputs([best.record])[0]
         counted = count_kinds([answer for answers in all_targets for answer in answers])
         shares = f"\nfirst {len(looked)} records: {counted}"
     view = view_example(best.encoded, train_set.processor.tokenizer, outputs, targets)

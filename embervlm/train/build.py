@@ -21,10 +21,10 @@ from embervlm.model.modeling import EmberVLM
 from embervlm.options import as_dict
 from embervlm.settings import TrainSettings
 from embervlm.train.loop import EmberTrainer, Plan
-from embervlm.train.precision import precision
+from embervlm.train.precision import precision_here
 from embervlm.train.schedules import alpha_at, loss_weights
 from embervlm.train.start import Start
-from embervlm.train.teaching import Teaching
+from embervlm.train.teaching import Lesson
 from embervlm.train.validation import build_evaluation
 
 
@@ -32,8 +32,8 @@ def build_arguments(settings: TrainSettings) -> tuple[TrainingArguments, list[st
     """transformers' arguments, and notes for the person. Under torchrun the processes meet here."""
     (stage,) = settings.stages
     has_gpu = torch.cuda.is_available()
-    numbers, note = precision(settings.fp16, settings.bf16, has_gpu)
-    notes = [note] if note else []
+    numbers = precision_here(settings.fp16, settings.bf16)
+    notes = [numbers.note] if numbers.note else []
     arguments = TrainingArguments(
         output_dir=str(settings.output_dir / f"stage{stage}"),
         per_device_train_batch_size=settings.batch_size,
@@ -61,7 +61,8 @@ def build_arguments(settings: TrainSettings) -> tuple[TrainingArguments, list[st
         report_to="none",
         disable_tqdm=True,
         use_cache=True,  # else the Trainer would write use_cache: false into config.json
-        **numbers,
+        fp16=numbers.fp16,
+        bf16=numbers.bf16,
     )
     if arguments.n_gpu > 1:
         notes.append(
@@ -172,19 +173,19 @@ def build_trainer(
     data: Data,
     train_set: RecordDataset,
     model: EmberVLM,
-    teaching: Teaching | None,
+    lesson: Lesson | None,
     callbacks: list[Any],
 ) -> EmberTrainer:
     """The loop with everything in it."""
     (stage,) = settings.stages
     # A live teacher speaks where the batches are made, and it can only be in this process.
-    arguments.dataloader_num_workers = 0 if teaching and teaching.live else settings.dataloader_workers
+    arguments.dataloader_num_workers = 0 if lesson and lesson.teaching.live else settings.dataloader_workers
     arguments.dataloader_persistent_workers = arguments.dataloader_num_workers > 0
     assert model.processor is not None
-    about_val = teaching.targets if teaching and teaching.about_val else None
+    about_val = lesson.targets if lesson and lesson.about_val else None
     plan = Plan(
         stage=stage,
-        loss_at=loss_schedule(settings, teaching is not None),
+        loss_at=loss_schedule(settings, lesson is not None),
         learning_rates=learning_rates(settings),
         evaluate=build_evaluation(settings, data.prepared, model.processor, about_val),
         describe={
@@ -192,14 +193,14 @@ def build_trainer(
             "settings": as_dict(settings),
             "processes": arguments.world_size,
             "data": {split: data.prepared.fingerprint(split) for split in ("train", "val")},
-            "teacher": teaching.name if teaching else None,
+            "teacher": lesson.teaching.name if lesson else None,
         },
         processor=model.processor,
         sampler=ImageMajorSampler(train_set.records, settings.seed, together=settings.pack),
     )
     collator = Collator(
         model.processor,
-        teaching.targets if teaching else None,
+        lesson.targets if lesson else None,
         settings.distillation_temperature,
         settings.max_length if settings.pack else None,
     )

@@ -7,7 +7,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate.utils import reduce
 from transformers import TrainerCallback
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,7 +41,8 @@ class StopOnSignal(TrainerCallback):
         stopped = self.stopped
         if args.world_size > 1:  # the signal reaches the processes at different steps; all must leave at the same one
             flag = torch.tensor(float(stopped), device=args.device)
-            stopped = bool(reduce(flag, "sum").item())
+            torch.distributed.all_reduce(flag)
+            stopped = bool(flag.item())
         if stopped:
             self.stopped = True
             control.should_save = control.should_training_stop = True

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -51,6 +50,8 @@ class _TellEpoch(TrainerCallback):
 
 class EmberTrainer(Trainer):
     """One forward of the wrapped model gives the loss, so that under DDP the head's gradient arises in it."""
+
+    model: Any
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         super().__init__(processing_class=plan.processor, **kwargs)
@@ -143,7 +144,9 @@ class EmberTrainer(Trainer):
             self.model.eval()
             with torch.random.fork_rng(), torch.no_grad():  # training goes on as if nobody had looked
                 measured = [self.plan.evaluate(self.model, self.state.global_step)]
-        metrics = broadcast_object_list(measured)[0]
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(measured, src=0, device=self.args.device)
+        (metrics,) = measured
         self.log(dict(metrics))
         if self._is_better(metrics):
             self.save_checkpoint(files.FINAL)
@@ -166,12 +169,12 @@ class EmberTrainer(Trainer):
         began = time.monotonic()
         self.save_checkpoint(f"checkpoint-{self.state.global_step}")
         if self.args.should_save:
-            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+            rotate_checkpoints(str(self.args.output_dir), self.args.save_total_limit)
         self._aside += time.monotonic() - began
 
     def save_checkpoint(self, name: str) -> Path:
         """Write a whole checkpoint or none. Every process takes part: each has its own random state."""
-        target = Path(self.args.output_dir) / name
+        target = Path(str(self.args.output_dir)) / name
         partial = files.partial_of(target)
         if not all(torch.isfinite(p).all() for p in self.model.parameters()):
             raise UserError(

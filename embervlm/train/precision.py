@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 
-def precision(fp16: bool, bf16: bool, has_gpu: bool | None = None) -> tuple[dict[str, bool], str | None]:
-    """`TrainingArguments` flags and a note for the person, or None.
+@dataclass(frozen=True)
+class Precision:
+    fp16: bool = False
+    bf16: bool = False
+    note: str | None = None  # for the person, where the flags cannot be followed
 
-    Half precision needs a GPU: without one float32 is used, and said so, since a run that silently differs from its
-    flags cannot be compared with anything.
-    """
-    if has_gpu is None:
-        has_gpu = torch.cuda.is_available()
-    if fp16 and bf16:
-        fp16 = False
-        note = "Both --fp16 and --bf16 were given: bf16 is used."
-    else:
-        note = None
-    if (fp16 or bf16) and not has_gpu:
-        return {"fp16": False, "bf16": False}, f"--{'fp16' if fp16 else 'bf16'} needs a GPU; float32 is used here."
-    if bf16 and not torch.cuda.is_bf16_supported():
-        return {"fp16": True, "bf16": False}, "This GPU has no bf16; fp16 is used."
-    return {"fp16": fp16, "bf16": bf16}, note
+
+def choose_precision(fp16: bool, bf16: bool, has_gpu: bool, has_bf16: bool) -> Precision:
+    """What the flags become on a machine. A run that differs from its flags says so: nobody could compare it else."""
+    if not has_gpu and (fp16 or bf16):
+        return Precision(note=f"--{'bf16' if bf16 else 'fp16'} needs a GPU; float32 is used here.")
+    if bf16 and not has_bf16:
+        return Precision(fp16=True, note="This GPU has no bf16; fp16 is used.")
+    if bf16 and fp16:
+        return Precision(bf16=True, note="Both --fp16 and --bf16 were given; bf16 is used.")
+    return Precision(fp16=fp16, bf16=bf16)
+
+
+def precision_here(fp16: bool, bf16: bool) -> Precision:
+    has_gpu = torch.cuda.is_available()
+    return choose_precision(fp16, bf16, has_gpu, has_gpu and torch.cuda.is_bf16_supported())

@@ -25,7 +25,7 @@ from embervlm.train.build import (
 from embervlm.train.interrupt import StopOnSignal
 from embervlm.train.progress import ProgressBar
 from embervlm.train.start import decide_start
-from embervlm.train.teaching import build_teaching
+from embervlm.train.teaching import build_lesson
 from embervlm.train.tracking import MetricsFile, follow
 
 INTERRUPTED = 130
@@ -54,12 +54,12 @@ def train_stage(settings: TrainSettings) -> int:
     model = build_model(settings, start)
     settings, more_notes = fit_length(settings, model)
     train_set = build_train_set(settings, data, model)
-    teaching = build_teaching(settings, data.prepared, model.processor, arguments.device)
+    lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
     interrupt = StopOnSignal(console.print)
     metrics = MetricsFile(folder / "metrics.json", stage)
     progress = ProgressBar(console, stage)
     callbacks = [interrupt, metrics, progress, *follow(settings, folder)]
-    trainer = build_trainer(settings, arguments, data, train_set, model, teaching, callbacks)
+    trainer = build_trainer(settings, arguments, data, train_set, model, lesson, callbacks)
 
     steps = all_steps(arguments, len(train_set))
     if start.resume and start.weights is not None and start.weights.step >= steps:
@@ -67,7 +67,7 @@ def train_stage(settings: TrainSettings) -> int:
             f"{start.weights.path} has {start.weights.step} steps behind it, this run ends at step {steps}: "
             "there is nothing left to train. Raise --epochs or --max_steps."
         )
-    announce(console, settings, start, data, train_set, model, teaching, steps, [*notes, *more_notes])
+    announce(console, settings, start, data, train_set, model, lesson, steps, [*notes, *more_notes])
     if arguments.should_save:
         files.clean_up(folder)
     try:

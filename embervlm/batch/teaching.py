@@ -1,0 +1,61 @@
+"""A teacher at work for one student: projected targets for training, its own words for people to look at.
+
+Whether it is a cache or a live model is decided here, once; nobody further on can tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embervlm import tokens
+from embervlm.batch.targets import LookUp, TeacherTargets, from_cache, from_teacher
+from embervlm.distill.targets import build_token_map
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """One source of targets."""
+
+    name: str
+    targets: TeacherTargets
+    outputs: LookUp
+    token_bytes: list[bytes | None]  # of each teacher token, None = special
+    tokenizer_fingerprint: str
+    live: bool  # a model in this process
+
+
+def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
+    """From an opened `TeacherCache`; the spellings of its tokens are kept in the cache's folder."""
+    words = cache.token_bytes()
+    token_map = build_token_map(
+        words, cache.tokenizer_fingerprint, cache.end_of_turn_id, student_tokenizer, cache.folder
+    )
+    outputs = from_cache(cache, cache.folder)
+    return Teaching(
+        name=cache.info["teacher"]["name"],
+        targets=TeacherTargets(outputs, token_map, student_tokenizer),
+        outputs=outputs,
+        token_bytes=words,
+        tokenizer_fingerprint=cache.tokenizer_fingerprint,
+        live=False,
+    )
+
+
+def live_teaching(
+    teacher: Any, image_root: Path, student_tokenizer: Any, top_k: int, folder: Path | None = None
+) -> Teaching:
+    """From a `Teacher` that is asked for every batch; `folder` keeps the spellings of its tokens between runs."""
+    words = tokens.token_bytes(teacher.tokenizer)
+    fingerprint = teacher.fingerprint()["tokenizer"]
+    token_map = build_token_map(words, fingerprint, teacher.end_of_turn_id, student_tokenizer, folder)
+    outputs = from_teacher(teacher, image_root, top_k)
+    return Teaching(
+        name=teacher.name,
+        targets=TeacherTargets(outputs, token_map, student_tokenizer),
+        outputs=outputs,
+        token_bytes=words,
+        tokenizer_fingerprint=fingerprint,
+        live=True,
+    )
