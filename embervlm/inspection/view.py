@@ -53,6 +53,12 @@ class ExampleView:
     truncated: bool
 
 
+def shows_much(encoded: Encoded) -> tuple[bool, int]:
+    """For choosing an example: one turn rather than many, about a dozen tokens rather than one or a hundred."""
+    first, *more = encoded.responses
+    return not more, -abs(len(first.ids) - 12)
+
+
 def view_example(
     encoded: Encoded,
     tokenizer: Any,
@@ -147,7 +153,13 @@ def visible(text: str) -> str:
     return text.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
 
 
-def render_example(view: ExampleView) -> Group:
+LEGEND = (
+    "coloured: asked for (label); dim: read only; struck out: cut off; one colour: the same bytes. "
+    "targets: A anchored, i interior, - none"
+)
+
+
+def render_example(view: ExampleView, legend: bool = True) -> Group:
     """For the terminal: the row with its labels in colour, then each answer as both models read it.
 
     Struck out: tokens of an answer that the row has no room for.
@@ -159,10 +171,8 @@ def render_example(view: ExampleView) -> Group:
         if answer.teacher:
             lines.append(_line(f"teacher{name}", answer.teacher))
             lines.append(_kinds_line(answer.student))
-    legend = "coloured: asked for (label); dim: read only; struck out: cut off"
-    if any(answer.teacher for answer in view.answers):
-        legend += ". Same colour: same bytes. Targets: A anchored, i interior, - none"
-    lines.append(Text(legend, style="dim italic"))
+    if legend:
+        lines.append(Text(LEGEND, style="dim italic"))
     if view.truncated:
         lines.append(Text("the row was cut at max_length", style="yellow"))
     return Group(*lines)
@@ -187,13 +197,14 @@ _MARKS = {"anchored": "A", "interior": "i", "none": "-"}
 
 
 def _kinds_line(tokens: Sequence[Token]) -> Text:
-    """Under each student token: does the teacher say anything there?"""
+    """Under each student token: does the teacher say anything there? Without blanks, so that it wraps like its line."""
     line = Text("targets".ljust(16), style="bold")
     for index, token in enumerate(tokens):
         if index:
-            line.append(" ")
+            line.append("|", style="not bold dim")
         mark = _MARKS.get(token.kind or "", " ")
-        line.append(mark.ljust(len(visible(token.text))), style="not bold " + ("red" if mark == "-" else "green"))
+        line.append(mark, style="not bold " + ("red" if mark == "-" else "green"))
+        line.append("." * (len(visible(token.text)) - 1), style="not bold dim")
     return line
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
-from embervlm.batch.dataset import RecordDataset, Sample
+from embervlm.batch.dataset import RecordDataset
 from embervlm.data.official import image_key
-from embervlm.inspection.view import count_kinds, render_example, view_example
+from embervlm.inspection.view import count_kinds, render_example, shows_much, view_example
 from embervlm.model.parameters import format_table, param_table
 from embervlm.settings import TrainSettings
 from embervlm.train.build import Data
@@ -45,9 +47,9 @@ def announce(
     console.rule(f"Stage {stage}: {settings.stage_name.replace('_', ' ')}")
     console.print(format_table(param_table(model)))
     console.print(_data_table(data))
-    console.print(start.note, soft_wrap=True)
+    console.print(start.note, soft_wrap=True, markup=False)
     if lesson is not None:
-        console.print(lesson.note, soft_wrap=True)
+        console.print(lesson.note, soft_wrap=True, markup=False)
     told_more = list(notes)
     if train_set.without_labels:
         first = ", ".join(train_set.without_labels[:3])
@@ -61,7 +63,7 @@ def announce(
     if not start.resume and (note := earlier_run(settings.output_dir / f"stage{stage}")):
         told_more.append(note)
     for note in told_more:
-        console.print(f"[yellow]note[/] {note}", soft_wrap=True)
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
     console.print(show_example(train_set, lesson))
     console.print(f"{steps:,} steps of {settings.batch_size} samples a device.")
 
@@ -69,7 +71,7 @@ def announce(
 def show_example(train_set: RecordDataset, lesson: Lesson | None) -> Panel:
     """One record of a few words and one turn, if there is any, and the shares of targets over the first records."""
     looked = [train_set[at] for at in range(min(LOOKED_AT, len(train_set)))]
-    best = max(looked, key=_shows_much)
+    best = max(looked, key=lambda sample: shows_much(sample.encoded))
     outputs = targets = shares = None
     if lesson is not None:
         records = [sample.record for sample in looked]
@@ -79,13 +81,7 @@ def show_example(train_set: RecordDataset, lesson: Lesson | None) -> Panel:
         counted = count_kinds([answer for answers in all_targets for answer in answers])
         shares = f"\nfirst {len(looked)} records: {counted}"
     view = view_example(best.encoded, train_set.processor.tokenizer, outputs, targets)
-    return Panel(Group(render_example(view), shares or ""), title=f"record {view.record_id}", title_align="left")
-
-
-def _shows_much(sample: Sample) -> tuple[bool, int]:
-    """One turn rather than many, about a dozen tokens rather than one or a hundred."""
-    first, *more = sample.encoded.responses
-    return not more, -abs(len(first.ids) - 12)
+    return Panel(Group(render_example(view), shares or ""), title=Text(f"record {view.record_id}"), title_align="left")
 
 
 def _data_table(data: Data) -> Table:

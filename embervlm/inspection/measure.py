@@ -1,0 +1,122 @@
+"""What the verification finds out: numbers only, no judgement and no printing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from embervlm.batch.collate import Collator
+from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.teaching import Teaching
+from embervlm.distill.loss import LossOptions
+from embervlm.distill.targets import Targets
+from embervlm.evaluate.divergence import Divergence, measure_divergence
+from embervlm.inspection.view import Shares, count_kinds
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """Over the positions that have a target, at temperature T."""
+
+    shares: Shares
+    events: float  # mean number of events
+    rest: float  # mean mass of "everything else"
+    entropy: float  # mean, nats, of events and rest: a lower bound of the teacher's
+    label_mass: float  # mean probability that the teacher gives the label
+    worst_sum: float  # largest |1 - sum of a row|
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """The teacher on the answers of the data, in its own tokens."""
+
+    tokens: int
+    perplexity: float  # exp of the mean surprise per token, T = 1
+    end_of_turn: float  # mean probability of ending the turn where the answer ends
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One backward pass of the student on a few samples."""
+
+    loss: float
+    gradients: dict[str, float]  # norm in each part of the model that is trained
+
+
+def measure_targets(data: RecordDataset, teaching: Teaching, temperature: float, batch_size: int = 16) -> TargetFacts:
+    collate = Collator(data.processor, teaching.targets, temperature)
+    parts: list[Targets] = []
+    labels: list[torch.Tensor] = []
+    kinds = []
+    for start in range(0, len(data), batch_size):
+        samples = [data[at] for at in range(start, min(start + batch_size, len(data)))]
+        batch = collate(samples)
+        parts.append(batch["targets"])
+        labels.append(batch["shift_labels"][batch["shift_labels"] != -100])
+        told = teaching.targets([s.record for s in samples], [s.encoded for s in samples])
+        kinds += [answer for answers in told for answer in answers]
+    counted = [
+        torch.stack(
+            [
+                (part.ids >= 0).sum(1).float(),
+                part.rest,
+                -(torch.xlogy(part.probs, part.probs).sum(1) + torch.xlogy(part.rest, part.rest)),
+                torch.where(part.ids == label[:, None], part.probs, 0.0).sum(1),
+                (1 - part.probs.sum(1) - part.rest).abs(),
+            ]
+        )[:, part.has_target]
+        for part, label in zip(parts, labels, strict=True)
+    ]
+    rows = torch.cat(counted, 1)
+    if not rows.shape[1]:
+        return TargetFacts(count_kinds(kinds), 0.0, 0.0, 0.0, 0.0, 0.0)
+    events, rest, entropy, label_mass, _ = rows.mean(1).tolist()
+    return TargetFacts(count_kinds(kinds), events, rest, entropy, label_mass, float(rows[4].max()))
+
+
+def measure_teacher(data: RecordDataset, teaching: Teaching, batch_size: int = 16) -> TeacherFacts:
+    surprise, ends = [], []
+    for start in range(0, len(data), batch_size):
+        for outputs in teaching.outputs(data.records[start : start + batch_size]):
+            surprise += [-output.realised_logprobs for output in outputs]
+            ends += [output.realised_logprobs[-1] for output in outputs]
+    every = np.concatenate(surprise)
+    return TeacherFacts(len(every), float(np.exp(every.mean(dtype=np.float64))), float(np.exp(ends).mean()))
+
+
+def measure_step(model: Any, data: RecordDataset, teaching: Teaching, options: LossOptions, samples: int) -> StepFacts:
+    """Loss and gradients as the first training step has them; the model is left without gradients."""
+    collate = Collator(model.processor, teaching.targets, options.temperature)
+    batch = collate([data[at] for at in range(min(samples, len(data)))])
+    inputs = {name: value.to(model.device) for name, value in batch.items() if value is not None and name != "labels"}
+    was_training = model.training
+    model.eval()
+    loss = model(**inputs, loss_options=options, use_cache=False).loss
+    loss.backward()
+    norms = {}
+    for name, part in model.named_children():
+        trained = [p for p in part.parameters() if p.requires_grad]
+        if trained:
+            squares = sum(float(p.grad.double().square().sum()) for p in trained if p.grad is not None)
+            norms[name.replace("_", " ")] = math.sqrt(squares)
+    model.zero_grad()
+    model.train(was_training)
+    return StepFacts(loss.item(), norms)
+
+
+def measure_student(
+    model: Any, records: Sequence[Any], data: RecordDataset, teaching: Teaching, temperature: float
+) -> Divergence:
+    return measure_divergence(
+        model,
+        records,
+        data.image_root,
+        teaching.targets,
+        temperature=temperature,
+        max_length=data.max_length,
+    )

@@ -1,0 +1,201 @@
+"""`embervlm verify`: one screen that says whether a distillation is set up right, before hours of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from embervlm import tokens
+from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
+from embervlm.console import console
+from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.device import pick_device
+from embervlm.distill.loss import LossOptions
+from embervlm.errors import UserError
+from embervlm.evaluate.divergence import Divergence
+from embervlm.inspection.measure import (
+    StepFacts,
+    TargetFacts,
+    TeacherFacts,
+    measure_step,
+    measure_student,
+    measure_targets,
+    measure_teacher,
+)
+from embervlm.inspection.student import open_student, positions
+from embervlm.inspection.view import render_example, shows_much, view_example
+from embervlm.settings import TrainSettings, VerifySettings
+from embervlm.teachers.registry import load_teacher
+from embervlm.teachers.store import TeacherCache
+
+WRONG = 1
+"""Exit code when a check fails."""
+
+TEMPERATURE = TrainSettings.distillation_temperature
+OPTIONS = LossOptions(TrainSettings.distillation_alpha, 1 - TrainSettings.distillation_alpha, TEMPERATURE)
+
+FEWEST_TARGETS = 0.7  # share of positions; byte alignment reaches 0.9 and more with every pair that we tried
+MOST_PERPLEXITY = 200.0  # 2 to 5 on answers in the teacher's own style, tens on bare words, thousands when all is wrong
+MOST_START_EXCESS = 2.0  # nats above ln V that a new student's cross-entropy may start with
+
+
+@dataclass(frozen=True)
+class Facts:
+    student: str
+    vocabulary: int
+    student_fingerprint: str
+    trained: bool
+    teaching: Teaching
+    teacher: TeacherFacts
+    targets: TargetFacts
+    start: Divergence
+    step: StepFacts
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    right: bool
+    found: str
+    advice: str  # what to do when it is not right
+
+
+def judge(facts: Facts) -> list[Check]:
+    """The verdict, check by check."""
+    shares, targets, step = facts.targets.shares, facts.targets, facts.step
+    share = (shares.anchored + shares.interior) / max(shares.positions, 1)
+    least = min(step.gradients.values(), default=0.0)
+    finite = math.isfinite(step.loss) and all(map(math.isfinite, step.gradients.values()))
+    checks = [
+        Check(
+            "the teacher speaks about the student's positions",
+            share >= FEWEST_TARGETS,
+            f"{share:.1%} of them",
+            "Its tokenizer changes the text, or its template the answer; look at the example above.",
+        ),
+        Check(
+            "targets are distributions",
+            targets.worst_sum < 1e-4,
+            f"sums off by {targets.worst_sum:.1e} at most",
+            "The cache is damaged; make it again.",
+        ),
+        Check(
+            "the teacher finds the answers likely",
+            facts.teacher.perplexity < MOST_PERPLEXITY,
+            f"perplexity {facts.teacher.perplexity:.2f}",
+            "Wrong chat template, other pictures, or a teacher that does not know this data: try test_teacher.py.",
+        ),
+        Check(
+            "loss and gradients are numbers, in every trained part",
+            finite and least > 0,
+            f"loss {step.loss:.3f}, " + ", ".join(f"{name} {norm:.2g}" for name, norm in step.gradients.items()),
+            "A part without a gradient does not learn: pictures do not reach the text.",
+        ),
+    ]
+    if not facts.trained:
+        excess = facts.start.ce_per_token - math.log(facts.vocabulary)
+        checks.append(
+            Check(
+                "a new student starts near chance",
+                excess < MOST_START_EXCESS,
+                f"cross-entropy {facts.start.ce_per_token:.2f}, ln V {math.log(facts.vocabulary):.2f}",
+                "Labels are shifted or the head is badly initialised.",
+            )
+        )
+    return checks
+
+
+def run_verify(settings: VerifySettings) -> int:
+    """Prints the screen. Returns 0, or 1 when a check fails."""
+    if settings.stage == 1:
+        raise UserError("Stage 1 learns from labels alone, there is no distillation to verify: pass --stage 2.")
+    prepared = open_prepared(settings.dataset_path)
+    records = prepared.records("train")[: settings.samples]
+    model, student = open_student(settings.preset, settings.checkpoint)
+    assert model.processor is not None
+    model.to(pick_device("auto"))  # type: ignore[arg-type]
+    data = RecordDataset(records, prepared.image_root, model.processor, positions(model, TrainSettings.max_length))
+    teaching = _teaching(settings, prepared, model)
+    facts = Facts(
+        student=student,
+        vocabulary=len(model.processor.tokenizer),
+        student_fingerprint=tokens.fingerprint(model.processor.tokenizer),
+        trained=settings.checkpoint is not None,
+        teaching=teaching,
+        teacher=measure_teacher(data, teaching),
+        targets=measure_targets(data, teaching, TEMPERATURE),
+        start=measure_student(model, data.records, data, teaching, TEMPERATURE),
+        step=measure_step(model, data, teaching, OPTIONS, samples=8),
+    )
+    checks = judge(facts)
+    _show(facts, checks, data, prepared)
+    return 0 if all(check.right for check in checks) else WRONG
+
+
+def _teaching(settings: VerifySettings, prepared: PreparedSet, model: Any) -> Teaching:
+    if settings.use_cached_teacher_outputs is not None:
+        cache = TeacherCache(settings.use_cached_teacher_outputs)
+        cache.require(data={"train": prepared.fingerprint("train")})
+        return cached_teaching(cache, model.processor.tokenizer)
+    teacher = load_teacher(settings.teacher_model, pick_device("auto"), trust_remote_code=settings.trust_remote_code)
+    return live_teaching(teacher, prepared.image_root, model.processor.tokenizer, TrainSettings.teacher_top_k)
+
+
+def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: PreparedSet) -> None:
+    teaching, targets, start = facts.teaching, facts.targets, facts.start
+    same = teaching.tokenizer_fingerprint == facts.student_fingerprint
+    table = Table.grid(padding=(0, 2, 0, 0))
+    rows = [
+        ("student", f"{facts.student}; {facts.vocabulary:,} tokens, tokenizer {facts.student_fingerprint}"),
+        (
+            "teacher",
+            f"{teaching.name}{'' if teaching.live else ' (cached)'}; {len(teaching.token_bytes):,} tokens, tokenizer "
+            f"{teaching.tokenizer_fingerprint}{' (the same)' if same else ''}",
+        ),
+        ("data", f"{prepared.folder}, the first {len(data)} records of train"),
+        ("targets", str(targets.shares)),
+        (
+            f"at T = {TEMPERATURE:g}",
+            f"{targets.events:.1f} events, {targets.rest:.1%} of the mass in the tail, the label has "
+            f"{targets.label_mass:.1%}; entropy at least {targets.entropy:.2f} nats",
+        ),
+        (
+            "teacher says",
+            f"perplexity {facts.teacher.perplexity:.2f} on {facts.teacher.tokens:,} of its tokens; "
+            f"ends its turn where the answer ends with {facts.teacher.end_of_turn:.1%}",
+        ),
+        (
+            "student at start" if not facts.trained else "student",
+            f"cross-entropy {start.ce_per_token:.3f} nats, KL(student || teacher) {start.student_teacher:.3f}, "
+            f"KL(teacher || student) at T {start.teacher_student_at_t:.3f}",
+        ),
+    ]
+    for name, said in rows:
+        table.add_row(Text(name, style="bold"), Text(said))
+    console.print(table)
+    console.print(_example(data, teaching))
+    for check in checks:
+        mark = "[green]ok   [/]" if check.right else "[red]WRONG[/]"
+        console.print(f"{mark} {check.name}: {check.found}", soft_wrap=True)
+        if not check.right:
+            console.print(f"      {check.advice}", soft_wrap=True)
+    wrong = sum(not check.right for check in checks)
+    console.print(
+        "[bold green]Ready to train.[/]" if not wrong else f"[bold red]{wrong} of {len(checks)} checks fail.[/]"
+    )
+
+
+def _example(data: RecordDataset, teaching: Teaching) -> Panel:
+    at = max(range(len(data)), key=lambda index: shows_much(data[index].encoded))
+    sample = data[at]
+    (targets,) = teaching.targets([sample.record], [sample.encoded])
+    (outputs,) = teaching.outputs([sample.record])
+    view = view_example(sample.encoded, data.processor.tokenizer, outputs, targets)
+    return Panel(render_example(view), title=Text(f"record {view.record_id}"), title_align="left")

@@ -1,0 +1,107 @@
+"""The verification says "ready" to a right set-up and names what is wrong with a wrong one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from embervlm.data.prepared import open_prepared
+from embervlm.errors import UserError
+from embervlm.inspection import verify
+from embervlm.inspection.batches import run_inspect
+from embervlm.settings import InspectSettings, VerifySettings
+from embervlm.teachers.cache import build_cache
+from embervlm.teachers.registry import load_teacher
+from tests.tiny_teacher import make_tiny_teacher
+from tests.train.small_world import make_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inspection")
+    data, teacher = make_world(folder / "data"), make_tiny_teacher(folder / "teacher")
+    build_cache(
+        load_teacher(str(teacher)), open_prepared(data / "stage2"), ("train",), folder / "cache", progress=False
+    )
+    return data / "stage2", teacher, folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def facts(world):
+    """Facts of a set-up whose teacher, random as it is, is called a good one."""
+    data, _, cache = world
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "judge", lambda facts: kept.append(facts) or [])
+        torch.manual_seed(0)
+        settings = VerifySettings(dataset_path=data, preset="tiny", use_cached_teacher_outputs=cache, samples=6)
+        assert verify.run_verify(settings) == 0
+    return replace(kept[0], teacher=replace(kept[0].teacher, perplexity=3.0))
+
+
+def failing(facts):
+    return [check.name for check in verify.judge(facts) if not check.right]
+
+
+def test_a_right_setup_is_ready(facts):
+    assert failing(facts) == []
+    assert facts.targets.shares.anchored > facts.targets.shares.interior > 0
+    assert 0 < facts.targets.rest < 1 and 0 < facts.targets.label_mass < 1
+
+
+def test_each_thing_that_can_be_wrong_is_named(facts):
+    targets, step = facts.targets, facts.step
+    wrong = {
+        "speaks about": replace(facts, targets=replace(targets, shares=replace(targets.shares, none=10_000))),
+        "distributions": replace(facts, targets=replace(targets, worst_sum=0.2)),
+        "likely": replace(facts, teacher=replace(facts.teacher, perplexity=5_000.0)),
+        "every trained part": replace(facts, step=replace(step, gradients={**step.gradients, "projector": 0.0})),
+        "are numbers": replace(facts, step=replace(step, loss=float("nan"))),
+        "near chance": replace(facts, start=replace(facts.start, ce_per_token=12.0)),
+    }
+    for name, case in wrong.items():
+        (found,) = failing(case)
+        assert name in found
+    assert failing(replace(wrong["near chance"], trained=True)) == []
+
+
+def test_the_screen_of_a_live_teacher(world, capsys):
+    data, teacher, _ = world
+    code = verify.run_verify(VerifySettings(dataset_path=data, preset="tiny", teacher_model=str(teacher), samples=4))
+    out = capsys.readouterr().out
+    assert code == 1  # a random teacher finds the answers unlikely
+    assert "WRONG the teacher finds the answers likely" in out and "test_teacher.py" in out
+    for said in ("tokenizer", "anchored", "of the mass in the tail", "student reads", "KL(student || teacher)"):
+        assert said in out
+
+
+def test_stage_1_has_no_teacher_to_verify(world):
+    with pytest.raises(UserError, match="--stage 2"):
+        verify.run_verify(VerifySettings(stage=1, dataset_path=world[0]))
+
+
+def test_inspection_shows_batches_and_writes_one_page(world, tmp_path, capsys):
+    data, _, cache = world
+    page = tmp_path / "pages/batches.html"
+    run_inspect(
+        InspectSettings(
+            dataset_path=data,
+            preset="tiny",
+            num_batches=2,
+            use_cached_teacher_outputs=cache,
+            html=page,
+        )
+    )
+    out = capsys.readouterr().out
+    assert "Batch 2: 4 samples" in out and "packed" in out and "24 x 24 -> 96 x 96" in out
+    html = page.read_text(encoding="utf-8")
+    assert html.count('class="sample"') == 8
+    assert html.count("data:image/png;base64,") == out.count("24 x 24")
+    assert "http" not in html.replace("http-equiv", "")  # nothing is fetched
+    assert 'class="said"' in html and "%" in html
+    assert "no picture" in html
+
+
+def test_inspection_stops_at_the_end_of_the_data(world, capsys):
+    run_inspect(InspectSettings(dataset_path=world[0], preset="tiny", num_batches=9, batch_size=8))
+    assert "has no more than 2 batches" in capsys.readouterr().out
