@@ -275,6 +275,7 @@ class InspectSettings:
     max_length: int = option(512, "Tokens of one sample, longer ones are cut", minimum=16)
     preset: str = option("37m", "Student: 37m or tiny")
     checkpoint: Path | None = option(None, "Student checkpoint, instead of a preset")
+    use_cached_teacher_outputs: Path | None = option(None, "Cache: shows what the teacher says, too")
     html: Path | None = option(None, "Write an HTML page with the pictures too")
 
 
