@@ -12,6 +12,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.errors import UserError
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.examples import aligned_example, next_token_example, picture_examples
+from embervlm.evaluate.phases import demo_phases, measured_phases
 from embervlm.evaluate.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.results import EvalResult, load_result, predictions_path, read_json
 from embervlm.evaluate.runner import evaluate
@@ -37,6 +38,13 @@ SHOWN = ("teacher", "student", "undistilled")
 """Systems whose answers stand beside the pictures."""
 
 
+TOLD = (
+    "preset", "teacher_model", "distillation_alpha", "sft_weight", "alpha_schedule", "distillation_temperature",
+    "learning_rate", "batch_size", "epochs", "max_steps", "warmup_steps", "max_length", "seed",
+)  # fmt: skip
+"""Settings of the training that a report names."""
+
+
 def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) -> ReportInputs:
     """Read what a run left: metrics.json of its stages, evaluations, and the data they were made on.
 
@@ -58,11 +66,18 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
             f"{run_dir} holds nothing to report: no stage1/metrics.json, no stage2/metrics.json, no evaluation. "
             "Run embervlm train and embervlm evaluate first."
         )
-    inputs = ReportInputs(systems=system_rows(results), runs=runs, phases=phases(runs, results))
+    demo = run_dir / "demo.json"
+    inputs = ReportInputs(
+        systems=system_rows(results),
+        runs=runs,
+        phases=demo_phases(demo) if demo.is_file() else measured_phases(runs, results),
+    )
     row = inputs.system("student")
     if row is None:
         return inputs
-    inputs = dataclasses.replace(inputs, environment=row.result.environment, settings=row.result.settings)
+    inputs = dataclasses.replace(
+        inputs, environment=row.result.environment, settings=_settings(row.result), subtitle=_subtitle(row.result)
+    )
     prepared = _data_of(row.result)
     if prepared is None:
         return inputs
@@ -100,19 +115,6 @@ def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
                 raise UserError(f"{folder / 'metrics.json'} has no history; it is written by embervlm train.")
             runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
     return tuple(runs)
-
-
-def phases(runs: Sequence[TrainingRun], results: Sequence[EvalResult]) -> tuple[tuple[str, float], ...]:
-    """What took how long, in seconds."""
-    spent = []
-    for run in runs:
-        if (seconds := run.summary.get("seconds")) is not None:
-            spent.append((run.name if run.stage == 1 else f"Stage 2, {run.name}", float(seconds)))
-    for result in results:
-        if result.seconds:
-            title = SYSTEMS.get(result.system, ("other", result.system))[1]
-            spent.append((f"Evaluation: {title[:1].lower() + title[1:]}", sum(result.seconds.values())))
-    return tuple(spent)
 
 
 def with_baselines(inputs: ReportInputs, prepared: PreparedSet) -> ReportInputs:
@@ -174,6 +176,28 @@ def with_looks(
         next_token=next_token_example(model, dataset, view),
         cache=None if view.bytes_per_token is None else CacheFacts(view.bytes_per_token, 2.0 * len(view.token_bytes)),
     )
+
+
+def _settings(result: EvalResult) -> dict[str, Any]:
+    """How the student was trained, from its checkpoint, and how it was asked."""
+    trained = _trained(result)
+    shown = {name: trained["settings"][name] for name in TOLD if trained.get("settings", {}).get(name) is not None}
+    asked = {name: value for name, value in result.settings.items() if name in ("dataset_path", "max_samples", "seed")}
+    return shown | {f"evaluation: {name}": value for name, value in asked.items() if value is not None}
+
+
+def _subtitle(result: EvalResult) -> str:
+    teacher = _trained(result).get("teacher")
+    source = f" of {result.settings['dataset_path']}" if result.settings.get("dataset_path") else ""
+    about = f"Split {result.split}{source}, pictures that no training has shown."
+    return f"{about} The teacher is {teacher}, which reads and writes with another tokenizer." if teacher else about
+
+
+def _trained(result: EvalResult) -> dict[str, Any]:
+    """The training_args.json of the checkpoint, {} where there is none any more."""
+    path = Path(result.settings.get("checkpoint") or "") / "training_args.json"
+    data = read_json(path) if path.is_file() else {}
+    return data if isinstance(data, dict) else {}
 
 
 def _data_of(result: EvalResult) -> PreparedSet | None:

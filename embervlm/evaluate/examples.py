@@ -100,7 +100,8 @@ def aligned_example(dataset: RecordDataset, teacher: TeacherView, looked: int = 
 
 
 def next_token_example(model: Any, dataset: RecordDataset, teacher: TeacherView, looked: int = 64) -> NextToken | None:
-    """The anchored position where the teacher hesitates most, while its favourite still has a third."""
+    """The anchored position where the teacher hesitates most while its favourite still has a third (a teacher that is
+    never so sure: where it is surest). None where there is no anchored position."""
     best: tuple[Sample, int, int, TeacherOutputs] | None = None
     most = -1.0
     samples = [dataset[at] for at in range(min(looked, len(dataset)))]
@@ -115,8 +116,9 @@ def next_token_example(model: Any, dataset: RecordDataset, teacher: TeacherView,
                 continue
             p = np.exp(said.top_logprobs[at[0]].astype(np.float64))
             doubt = float(-(p * np.log(np.maximum(p, 1e-12))).sum())
-            if p[0] > 1 / 3 and doubt > most:
-                best, most = (sample, int(j), int(at[0]), said), doubt
+            interest = doubt if p[0] > 1 / 3 else p[0] - 1
+            if interest > most:
+                best, most = (sample, int(j), int(at[0]), said), interest
     if best is None:
         return None
     sample, place, row, said = best

@@ -27,6 +27,7 @@ from embervlm.evaluate.results import EvalResult, read_json, save_result
 from embervlm.evaluate.teacher_view import view_cache
 from embervlm.evaluate.vqa import VqaScores, score_vqa
 from embervlm.model.modeling import EmberVLM
+from embervlm.options import as_dict
 from embervlm.settings import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def run_evaluate(settings: EvaluateSettings) -> None:
         max_new_tokens=settings.max_new_tokens,
         divergence=divergence,
         seed=settings.seed,
-        settings={key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()},
+        settings=as_dict(settings),
     )
     print_result(result)
     records = prepared.records(settings.split)
@@ -198,10 +199,10 @@ def run_evaluate(settings: EvaluateSettings) -> None:
 
 
 def _without_teacher(checkpoint: Path) -> bool:
-    """What a checkpoint of ours says about how it was trained."""
+    """What a Stage 2 checkpoint of ours says about how it was trained."""
     path = checkpoint / "training_args.json"
     data = read_json(path) if path.is_file() else {}
-    return isinstance(data, dict) and bool(data.get("disable_distillation"))
+    return isinstance(data, dict) and data.get("stage") == 2 and data.get("teacher", "unknown") is None
 
 
 def _divergence(

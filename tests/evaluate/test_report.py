@@ -1,0 +1,147 @@
+"""The report is one safe file, tells the truth, and leaves out what it does not have."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from embervlm.errors import UserError
+from embervlm.evaluate.report import duration, findings, lead, render, targets, write_report
+from embervlm.evaluate.report_inputs import ReportInputs, SystemRow, load_inputs, save_inputs
+from tests.evaluate import synthetic
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "</style><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\""
+
+
+class Checker(HTMLParser):
+    """Notes unbalanced tags, scripts, handlers and everything that would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.problems: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.problems.append(f"handler {name}")
+            if name in ("src", "href", "srcset", "data", "action") and not (value or "").startswith("data:image/"):
+                self.problems.append(f"{name}={value}")
+        if tag in ("script", "link", "iframe", "object", "embed", "base", "form"):
+            self.problems.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}>")
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert not checker.open and not checker.problems, (checker.open, checker.problems)
+    assert not re.search(r"https?:|//[a-z]+\.[a-z]|url\(|@import", html), "the page would load something"
+    return checker
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    return synthetic.inputs()
+
+
+def test_the_whole_report_is_valid_and_self_contained(inputs, tmp_path):
+    path = write_report(inputs, tmp_path / "deep" / "report.html")
+    page = check(path.read_text(encoding="utf-8"))
+    assert page.tags.count("section") == 7 and page.tags.count("img") == 13 and page.tags.count("svg") == 5
+    for words in ("VQA accuracy", "68.5%", "✓ met", "0.57×", "21.4 bytes", "where is the SHAPE", "␣turquoise"):
+        assert words in page.text
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_what_models_and_people_wrote_is_escaped(inputs):
+    """A model's answer must not become part of the page."""
+    said = tuple(dataclasses.replace(said, answer=HOSTILE, system=HOSTILE) for said in inputs.pictures[0].said)
+    picture = dataclasses.replace(inputs.pictures[0], question=HOSTILE, reference=HOSTILE, said=said)
+    following = dataclasses.replace(inputs.next_token, so_far=HOSTILE, student=((HOSTILE, 0.5),), actual=HOSTILE)
+    rows = (SystemRow(HOSTILE, "student", inputs.systems[1].result), *inputs.systems)
+    runs = tuple(dataclasses.replace(run, name=HOSTILE) for run in inputs.runs)
+    hostile = dataclasses.replace(
+        inputs, title=HOSTILE, subtitle=HOSTILE, systems=rows, runs=runs, pictures=(picture,), next_token=following,
+        settings={HOSTILE: HOSTILE}, environment={HOSTILE: HOSTILE}, notes=(HOSTILE,), phases=((HOSTILE, 1.0),),
+    )  # fmt: skip
+    page = check(render(hostile))
+    assert "script" not in page.tags and "alert('x')" in page.text
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ReportInputs)])
+def test_any_part_may_be_missing(inputs, name):
+    check(render(dataclasses.replace(inputs, **{name: getattr(ReportInputs(), name)})))
+
+
+def test_an_empty_report_is_still_a_page():
+    assert "section" not in check(render(ReportInputs())).tags
+
+
+def test_inputs_survive_the_disk(inputs, tmp_path):
+    save_inputs(inputs, tmp_path / "inputs.json")
+    loaded = load_inputs(tmp_path / "inputs.json")
+    assert loaded == inputs and render(loaded) == render(inputs)
+
+
+def test_a_file_that_holds_no_report_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text('{"systems": [1]}')
+    with pytest.raises(UserError, match="x.json holds no report"):
+        load_inputs(tmp_path / "x.json")
+
+
+def _with(inputs: ReportInputs, kind: str, level: float, kl: float | None = None, score: float | None = None):
+    rows = [
+        SystemRow(row.name, row.kind, synthetic.result("x", level, kl, score)) if row.kind == kind else row
+        for row in inputs.systems
+    ]
+    return dataclasses.replace(inputs, systems=tuple(rows))
+
+
+def test_targets_are_the_guides_and_a_missed_one_says_so(inputs):
+    assert [(t.name[:3], t.goal, t.met) for t in targets(inputs)] == [
+        ("VQA", 0.6, True), ("Ins", 0.75, True), ("KL(", 1.0, True), ("Coh", 0.8, True),
+    ]  # fmt: skip
+    missed = _with(inputs, "student", 0.55, 1.2, 0.7)
+    assert [t.met for t in targets(missed)] == [False] * 4
+    assert "✗ not met" in check(render(missed)).text
+
+
+def test_a_model_that_ignores_the_picture_is_called_so(inputs):
+    assert ("good", "Take the picture away and the student falls from 68.5% to 45.5%: it looks.") in findings(inputs)
+    tone, sentence = findings(_with(inputs, "blind", 0.67))[0]
+    assert tone == "warn" and sentence.endswith("it does not look.")
+
+
+def test_a_distilled_student_that_is_worse_is_not_praised(inputs):
+    assert "7.3 points more than" in lead(inputs)
+    assert "5.7 points less than" in lead(_with(inputs, "student", 0.555))
+    assert findings(_with(inputs, "student", 0.685, kl=0.3))[-1][0] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(3.21, "3.2 s"), (59.7, "60 s"), (61, "1 min 01 s"), (3599, "59 min 59 s"), (3725, "1 h 02 min")],
+)
+def test_durations_in_words(seconds, said):
+    assert duration(seconds) == said

@@ -1,0 +1,150 @@
+"""Asking, scoring, and what is left on disk."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from embervlm.errors import UserError
+from embervlm.evaluate.answerers import StudentAnswerer
+from embervlm.evaluate.benchmarks import select
+from embervlm.evaluate.printing import print_result
+from embervlm.evaluate.results import load_result, predictions_path, save_result
+from embervlm.evaluate.runner import ask, evaluate, evaluate_subset, run_evaluate
+from embervlm.settings import EvaluateSettings
+
+ALL = ("vqa", "okvqa", "instruct")
+
+
+class Oracle:
+    """Knows every reference; notes how it was asked."""
+
+    def __init__(self, wrong: str = "") -> None:
+        self.batches: list[list[str]] = []
+        self.limits: set[int] = set()
+        self.wrong = wrong
+
+    def answers(self, records, image_root, max_new_tokens):
+        self.batches.append([record.id for record in records])
+        self.limits.add(max_new_tokens)
+        return ["no idea" if record.id == self.wrong else record.response for record in records]
+
+
+def test_each_benchmark_takes_its_own_records(prepared):
+    result = evaluate(Oracle(), prepared, ALL, progress=False)
+    assert result.vqa["vqa"].overall.n == 6 and result.vqa["okvqa"].overall.n == 3 and result.instruct.n == 3
+    assert result.vqa_accuracy == 1 and result.instruct.score == 1
+    assert set(result.vqa["vqa"].by_answer_type) == {"yes/no", "other"}
+    assert set(result.vqa["vqa"].by_question_type) == {"what color", "is it"}
+
+
+def test_answers_come_back_to_their_own_questions(prepared):
+    """Batches are sorted by length; an answer given to another record would score as wrong."""
+    records = prepared.records("val")
+    oracle = Oracle()
+    assert ask(oracle, records, prepared.image_root, 8, batch_size=5) == [record.response for record in records]
+    assert [len(batch) for batch in oracle.batches] == [5, 5, 2]
+
+
+def test_a_subset_is_the_same_in_every_evaluation(prepared):
+    records = prepared.records("val")
+    first = select(records, ["vqa"], "val", 3, seed=1)
+    assert first == select(records, ["vqa"], "val", 3, seed=1) and len(first["vqa"]) == 3
+    assert first != select(records, ["vqa"], "val", 3, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "said"),
+    [(["vqqa"], "Did you mean vqa"), ([], "No benchmark was named")],
+)
+def test_unknown_benchmarks_are_named(prepared, benchmarks, said):
+    with pytest.raises(UserError, match=said):
+        evaluate(Oracle(), prepared, benchmarks, progress=False)
+
+
+def test_a_benchmark_without_records_is_an_error_not_a_zero(prepared):
+    some = [record for record in prepared.records("val") if record.metadata["source"] != "ok_vqa"]
+    with pytest.raises(UserError, match="needs records of source ok_vqa.*llava_instruct, vqa_v2"):
+        select(some, ["okvqa"], "val")
+
+
+def test_a_missing_split_is_an_error(prepared):
+    with pytest.raises(UserError, match="test"):
+        evaluate(Oracle(), prepared, ["vqa"], "test", progress=False)
+
+
+def test_result_survives_the_disk_and_predictions_are_in_the_official_form(prepared, tmp_path):
+    result = evaluate(
+        Oracle(wrong="vqa-4"), prepared, ALL, name="student", progress=False, settings={"checkpoint": "x"}
+    )
+    ids = {record.id: record.metadata.get("question_id", record.id) for record in prepared.records("val")}
+    path = tmp_path / "deep" / "eval.json"
+    written = save_result(result, path, ids)
+    assert [file.name for file in written] == [
+        "eval.json", "eval_predictions_vqa.json", "eval_predictions_okvqa.json", "eval_predictions_instruct.json",
+    ]  # fmt: skip
+    loaded = load_result(path)
+    assert loaded.vqa == result.vqa and loaded.instruct == result.instruct and loaded.settings["checkpoint"] == "x"
+    rows = json.loads(predictions_path(path, "vqa").read_text())
+    assert rows[0] == {"question_id": 1000, "answer": "red"} and {"question_id": 1004, "answer": "no idea"} in rows
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_a_file_that_is_no_result_is_refused_in_words(tmp_path):
+    path = tmp_path / "other.json"
+    for content in ("{}", "not json", '{"schema": "embervlm/evaluation-1"}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match="other.json"):
+            load_result(path)
+
+
+def test_the_table_is_the_guides(prepared):
+    console = Console(record=True, width=120)
+    print_result(evaluate(Oracle(wrong="vqa-1"), prepared, ALL, progress=False), console)
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert lines[0].startswith("VQA Accuracy: 83.3%")
+    assert lines[1:3] == ["  Yes/No Questions: 66.7%", "  Other Questions: 100.0%"]
+    assert any(line.startswith("Instruction Following Score: 1.000") for line in lines)
+
+
+def test_a_quick_look_during_training_leaves_the_model_as_it_was(student, prepared):
+    student.train()
+    first = evaluate_subset(student, prepared, "val", 3, 4)
+    assert set(first) == {"vqa_accuracy", "instruct_score", "coherence"}
+    assert student.training and first == evaluate_subset(student, prepared, "val", 3, 2), "batch size must not matter"
+    student.eval()
+
+
+def test_the_verb_evaluates_a_checkpoint(student, prepared, tmp_path):
+    student.save_pretrained(tmp_path / "checkpoint-final")
+    settings = EvaluateSettings(
+        checkpoint=tmp_path / "checkpoint-final",
+        dataset_path=prepared.folder,
+        output_file=tmp_path / "results" / "eval.json",
+        max_samples=2,
+        max_new_tokens=4,
+        device="cpu",
+    )
+    run_evaluate(settings)
+    result = load_result(settings.output_file)
+    assert result.system == "student" and result.vqa["vqa"].overall.n == 2
+    assert result.settings["checkpoint"] == str(settings.checkpoint) and result.environment["torch"]
+    kept = result.vqa, result.instruct
+    answers = predictions_path(settings.output_file, "vqa").read_text()
+    run_evaluate(settings)
+    again = load_result(settings.output_file)
+    assert (again.vqa, again.instruct) == kept and predictions_path(settings.output_file, "vqa").read_text() == answers
+
+
+def test_wrong_words_are_found_before_the_model_is_loaded(prepared, tmp_path):
+    settings = EvaluateSettings(checkpoint=tmp_path / "none", dataset_path=prepared.folder, split="dev")
+    with pytest.raises(UserError, match="dev"):
+        run_evaluate(settings)
+
+
+def test_student_answers_with_and_without_pictures_in_one_batch(student, prepared):
+    import dataclasses
+
+    records = [prepared.records("val")[0], dataclasses.replace(prepared.records("val")[1], image=None)]
+    answers = StudentAnswerer(student).answers(records, prepared.image_root, 3)
+    assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
