@@ -18,7 +18,7 @@ from transformers import (
 
 from embervlm.data.toyworld.draw import PIXELS
 from embervlm.data.toyworld.questions import ANIMALS, FRUITS, Interviewer
-from embervlm.data.toyworld.scene import sample_scene
+from embervlm.data.toyworld.scene import Difficulty, sample_scene
 from embervlm.data.toyworld.stories import caption, conversation
 
 VOCABULARY = 2000
@@ -41,7 +41,7 @@ def corpus() -> list[str]:
     """What people write about the world, and Python's own manual, so that the vocabulary is not only the world's."""
     rng, interviewer, lines = random.Random(7), Interviewer(), []
     for _ in range(3000):
-        scene = sample_scene(rng, "free")
+        scene = sample_scene(rng, "free", Difficulty(2, 5))
         lines += [caption(scene), *(words for turn in conversation(scene, rng) for words in turn)]
         lines += [f"{a.question}\n{a.answer}" for a in interviewer.vqa(scene, rng, 4)]
     facts = [word for words in (*FRUITS.values(), *ANIMALS.values()) for word in words]

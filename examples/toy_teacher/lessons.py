@@ -53,9 +53,9 @@ class Lessons:
                 conversation(scene, self.rng) for _ in range(4)
             ]
         kind = self.rng.random()
-        if kind < 0.4:
+        if kind < 0.3:
             found.append(conversation(scene, self.rng))
-        elif kind < 0.55:
+        elif kind < 0.4:
             found.append([(self.rng.choice(CAPTION_PROMPTS), caption(scene))])
         known = self.interviewer.okvqa(scene, self.rng)
         asked = self.interviewer.vqa(scene, self.rng, 9)

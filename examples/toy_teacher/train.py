@@ -27,8 +27,8 @@ from embervlm.data.toyworld.questions import OKVQA_TEMPLATES, VQA_TEMPLATES
 from embervlm.data.toyworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Difficulty
 
 # Up to this share of the steps: difficulty, and whether only descriptions are read, which ground words fastest.
-CURRICULUM = ((0.08, Difficulty(1, 3, 0.2), True), (0.2, Difficulty(2, 4, 0.3), False), (1.0, Difficulty(), False))
-TOWER_RATE = 0.1  # the tower knows its shapes by then; the full rate would wash them out
+CURRICULUM = ((0.08, Difficulty(1, 3, 0.2), True), (0.4, Difficulty(2, 5), False), (1.0, Difficulty(), False))
+TOWER_RATE = 0.3  # the tower knows its shapes by then; the full rate would wash them out
 
 
 def pretrain_vision(model: LlavaForConditionalGeneration, lessons: Lessons, steps: int, rate: float) -> None:

@@ -75,7 +75,7 @@ class Difficulty:
     """How crowded a scene is, and how often things share a colour or a shape (which counting needs)."""
 
     least: int = 2
-    most: int = 5
+    most: int = 3
     repeat: float = 0.35
     jitter: float = 2.5
 

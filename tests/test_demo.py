@@ -1,0 +1,38 @@
+"""The demo as a stranger runs it: every phase, the report, and going on after a stop."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from embervlm.demo import plan, run_demo
+from embervlm.settings import DemoSettings
+
+
+@pytest.mark.slow
+def test_the_quick_demo_ends_with_a_report_and_does_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = DemoSettings(out=tmp_path / "demo", quick=True)
+    assert run_demo(settings) == 0
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "Teacher" in page and "data:image/png" in page and "http://" not in page
+    for name in ("teacher", "student", "undistilled", "blind"):
+        result = json.loads((tmp_path / "demo" / "results" / f"{name}.json").read_text())
+        assert result["benchmarks"]["vqa"]["overall"]["n"] > 0
+    assert (tmp_path / "demo" / "outputs" / "stage2" / "checkpoint-final" / "pytorch_model.bin").is_file()
+    capsys.readouterr()
+    assert run_demo(settings) == 0
+    assert capsys.readouterr().out.count("done before") == len(plan(settings))
+
+
+def test_both_students_differ_in_the_teacher_alone() -> None:
+    """A comparison at other steps, rates or data would say nothing."""
+    trained = [phase.words for phase in plan(DemoSettings()) if phase.verb == "train" and phase.words[1] == "2"]
+    distilled, alone = trained
+
+    def shared(words: list[str]) -> set[str]:
+        text = " ".join(words).replace("/undistilled", "")
+        for flag in ("--teacher_model toy-llava", "--disable_distillation"):
+            text = text.replace(flag, "")
+        return set(text.split()) - {"--use_cached_teacher_outputs", "outputs/demo/outputs/stage2/teacher_outputs"}
+
+    assert shared(distilled) == shared(alone)
