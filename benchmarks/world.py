@@ -83,7 +83,9 @@ def full_gates(options: argparse.Namespace) -> list[Gate]:
         for budget in options.budgets:
             out = options.out / f"seed{seed}-budget{budget:g}"
             run_demo(DemoSettings(out=out, seed=seed, budget=budget))
-            results = {name: load_result(out / "results" / f"{name}.json") for name in ("teacher", "undistilled", "blind")}
+            results = {
+                name: load_result(out / "results" / f"{name}.json") for name in ("teacher", "undistilled", "blind")
+            }
             if not gates:
                 gates += teacher_gates(results["teacher"], open_prepared(out / "data" / "stage2"))
                 gates.append(Gate("blind student", _accuracy(results["blind"]), 50, at_most=True))

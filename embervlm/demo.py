@@ -1,7 +1,7 @@
 """`embervlm demo`: the whole story on the embedded world, with the commands a person would type for real data.
 
-Draw, prepare, align (Stage 1), let the teacher speak, distil (Stage 2), the same without a teacher, evaluate, report. Each phase
-is one public command and leaves its files; a demo that was stopped goes on with the first phase that is not done.
+Draw, prepare, align (Stage 1), let the teacher speak, distil (Stage 2), the same without a teacher, evaluate, report.
+Each phase is one public command and leaves its files; a demo that was stopped goes on with the first phase not done.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def run_demo(settings: DemoSettings) -> int:
     report = settings.out / "report.html"
     console.rule("[bold]Done")
     console.print(f"{(time.monotonic() - began) / 60:.1f} minutes. Open the report: [bold]{report.resolve()}[/bold]")
-    console.print(f'Ask the student: embervlm infer --checkpoint {settings.out}/outputs/stage2/checkpoint-final \\')
+    console.print(f"Ask the student: embervlm infer --checkpoint {settings.out}/outputs/stage2/checkpoint-final \\")
     console.print(f'    --image {_a_picture(settings.out)} --prompt "How many shapes are there?"')
     return 0
 
@@ -96,7 +96,16 @@ def plan(settings: DemoSettings) -> list[Phase]:
     toy, data, outputs, results = (str(out / name) for name in ("toy", "data", "outputs", "results"))
     stage2, cache = f"{data}/stage2", f"{outputs}/stage2/teacher_outputs"
     seed = ["--seed", str(settings.seed)]
-    shared = ["--data_dir", data, "--max_length", "256", "--batch_size", str(size.batch_size), "--dataloader_workers", "0"]
+    shared = [
+        "--data_dir",
+        data,
+        "--max_length",
+        "256",
+        "--batch_size",
+        str(size.batch_size),
+        "--dataloader_workers",
+        "0",
+    ]
     shared += ["--save_total_limit", "2", *seed]
     first = ["--stages", "1", "--preset", "tiny", "--output_dir", outputs, *shared, *_steps(size.stage1_steps, 2e-3)]
     second = ["--stages", "2", "--resume_from", f"{outputs}/stage1/checkpoint-final", *shared]
@@ -117,7 +126,9 @@ def plan(settings: DemoSettings) -> list[Phase]:
             prepare_words(Path(toy), Path(data)),
             lambda words: run_prepare(parse(PrepareSettings, words)) and 0,
         ),
-        Phase("Stage 1: align pictures with words", "train", first, lambda words: run_train(parse(TrainSettings, words))),
+        Phase(
+            "Stage 1: align pictures with words", "train", first, lambda words: run_train(parse(TrainSettings, words))
+        ),
         Phase(
             "Let the teacher read every answer once, and keep what it says",
             "cache",
@@ -146,8 +157,11 @@ def plan(settings: DemoSettings) -> list[Phase]:
             "Evaluate the student without a teacher",
             "evaluate",
             [
-                "--checkpoint", f"{outputs}/undistilled/stage2/checkpoint-final", *asked,
-                "--output_file", f"{results}/undistilled.json",
+                "--checkpoint",
+                f"{outputs}/undistilled/stage2/checkpoint-final",
+                *asked,
+                "--output_file",
+                f"{results}/undistilled.json",
             ],
             lambda words: run_evaluate(parse(EvaluateSettings, words)),
         ),  # fmt: skip
@@ -170,7 +184,8 @@ def prepare_words(toy: Path, data: Path) -> list[str]:
     """`embervlm prepare` on what `embervlm toy` wrote. The questions stay bare: every token costs time here."""
     words = ["--out", str(data), "--image_root", f"{toy}/images", "--vqa_samples", "0", "--vqa_prompt", "{question}"]
     for split, flag in (("train", "--"), ("val", "--val_")):
-        words += [f"{flag}captions", f"{toy}/captions_{split}.json", f"{flag}llava", f"{toy}/llava_instruct_{split}.json"]
+        words += [f"{flag}captions", f"{toy}/captions_{split}.json"]
+        words += [f"{flag}llava", f"{toy}/llava_instruct_{split}.json"]
         for name, prefix in (("vqa", "v2_"), ("okvqa", "")):
             words += [f"{flag}{name}", f"{toy}/{prefix}OpenEnded_mscoco_{split}2014_questions.json"]
             words += [f"{flag}{name}_annotations", f"{toy}/{prefix}mscoco_{split}2014_annotations.json"]
@@ -195,7 +210,8 @@ def evaluate_rivals(settings: EvaluateSettings, results: Path) -> None:
 def _steps(steps: int, rate: float) -> list[str]:
     words = ["--max_steps", str(steps), "--learning_rate", str(rate), "--logging_steps", str(max(1, steps // 30))]
     evaluations = max(1, steps // 3)
-    return [*words, "--warmup_steps", str(steps // 10), "--eval_steps", str(evaluations), "--save_steps", str(evaluations)]
+    words += ["--warmup_steps", str(steps // 10)]
+    return [*words, "--eval_steps", str(evaluations), "--save_steps", str(evaluations)]
 
 
 def _a_picture(out: Path) -> Path:

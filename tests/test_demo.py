@@ -10,7 +10,9 @@ from embervlm.settings import DemoSettings
 
 
 @pytest.mark.slow
-def test_the_quick_demo_ends_with_a_report_and_does_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_quick_demo_ends_with_a_report_and_does_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     settings = DemoSettings(out=tmp_path / "demo", quick=True)
     assert run_demo(settings) == 0
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")

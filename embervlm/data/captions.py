@@ -15,7 +15,7 @@ COCO_PROMPT = "Provide a one-sentence caption for the provided image."  # LLaVA-
 
 def read_captions(path: Path) -> Read:
     """One record a caption. The format is told from the file: an array is LLaVA-Pretrain's, an object COCO's."""
-    content = load_json(path, (dict, list), "LLaVA-Pretrain's array or COCO's object of captions")  # type: ignore[arg-type]
+    content = load_json(path, (dict, list), "LLaVA-Pretrain's array or COCO's object of captions")
     if isinstance(content, list):
         return read_llava(path, "caption", "caption")
     if not isinstance(content.get("images"), list) or not isinstance(content.get("annotations"), list):

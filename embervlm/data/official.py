@@ -49,7 +49,7 @@ class Read:
         return self
 
 
-def load_json(path: Path, expected: type, what: str) -> Any:
+def load_json(path: Path, expected: type | tuple[type, ...], what: str) -> Any:
     """The file's content. UserError when it is missing, not JSON, or not of the `expected` type (dict or list)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -61,8 +61,8 @@ def load_json(path: Path, expected: type, what: str) -> Any:
         reason = problem.strerror if isinstance(problem, OSError) else "not UTF-8 text"
         raise UserError(f"cannot read {path} ({reason}); expected {what}") from problem
     if not isinstance(content, expected):
-        names = {dict: "an object", list: "an array"}
-        raise UserError(f"{path} holds {names.get(type(content), type(content).__name__)}; expected {what}")
+        found = "an object" if isinstance(content, dict) else "an array" if isinstance(content, list) else "one value"
+        raise UserError(f"{path} holds {found}; expected {what}")
     return content
 
 

@@ -116,7 +116,7 @@ def _with_id(record: Record, record_id: str) -> Record:
 def _check_images(source: str, read: Read, settings: PrepareSettings) -> None:
     """Records whose picture is missing or lies outside the root become rejects; a missing root is one error."""
     reasons: dict[str, str | None] = {}
-    kept = []
+    kept: list[Record] = []
     for record in track(
         read.records, f"checking the pictures of {source}", transient=True, disable=len(read.records) < 20_000
     ):

@@ -100,7 +100,7 @@ def build_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
         depths=[2, 2, 4],
         num_heads=[2, 4, 8],
         window_size=6,
-        use_absolute_embeddings=True,  # the language model turns by relative positions: "top left" must be in the features
+        use_absolute_embeddings=True,  # Llama knows relative positions only: "top left" must be in the features
         drop_path_rate=0.0,
     )
     text = LlamaConfig(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import LlavaProcessor
 
+from embervlm.batch.pack import visible
 from embervlm.data.toyworld.draw import draw
 from embervlm.data.toyworld.people import answer_of_one
 from embervlm.data.toyworld.questions import Interviewer
@@ -85,7 +86,7 @@ class Lessons:
         return Row(ids, labels, positions, segments, np.asarray(draw(scene)))
 
     def batch(self, rows: int) -> dict[str, torch.Tensor]:
-        """Shifted labels; a 4D additive mask: a token sees the shared start and the tokens before it in its dialogue."""
+        """Shifted labels; an additive mask [B, 1, L, L]: a token sees the shared start and its own dialogue so far."""
         made = [self.row() for _ in range(rows)]
         length = self.length
         pad = self.processor.tokenizer.pad_token_id
@@ -98,18 +99,15 @@ class Lessons:
             ids[i, :n], positions[i, :n] = torch.tensor(row.ids), torch.tensor(row.positions)
             segments[i, :n] = torch.tensor(row.segments)
             labels[i, : n - 1] = torch.tensor(row.labels[1:])
-        order = torch.arange(length)
-        visible = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
-        visible = visible & (order[None, :, None] >= order[None, None, :])
-        visible |= torch.eye(length, dtype=torch.bool)[None]
+        seen = torch.from_numpy(visible(segments.numpy()))
         # The last token of a dialogue must not be asked for the first of the next.
         labels[:, :-1][segments[:, :-1] != segments[:, 1:]] = -100
-        mask = torch.zeros(rows, 1, length, length).masked_fill(~visible[:, None], torch.finfo(torch.float32).min)
+        mask = torch.zeros(rows, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
         pixels = pixel_values(np.stack([r.picture for r in made]))
         return {"input_ids": ids, "labels": labels, "position_ids": positions, "mask": mask, "pixel_values": pixels}
 
     def grids(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures and what each of the nine cells holds: [count, 9, 4] ids of shape, colour, texture, size; 0 = nothing."""
+        """Pictures and what each cell holds: [count, 9, 4] ids of shape, colour, texture, size; 0 = nothing."""
         scenes = [self.scene() for _ in range(count)]
         cells = torch.zeros(count, 9, 4, dtype=torch.long)
         for i, scene in enumerate(scenes):

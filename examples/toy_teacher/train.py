@@ -3,8 +3,8 @@
     python examples/toy_teacher/train.py --out outputs/toy_teacher          # makes checkpoints and, last, `final/`
     python examples/toy_teacher/train.py --out outputs/toy_teacher --resume # goes on after an interruption
 
-First the vision tower learns what each of the nine cells holds (shape, colour, texture, size), which is what
-CLIP's pretraining gives a real teacher; then the whole model learns to answer. A running mean of the weights is exported.
+First the vision tower learns what each of the nine cells holds (shape, colour, texture, size), which is what CLIP's
+pretraining gives a real teacher; then the whole model learns to answer. A running mean of the weights is exported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOWER_RATE = 0.3  # the tower knows its shapes by then; the full rate would wash
 def pretrain_vision(model: LlavaForConditionalGeneration, lessons: Lessons, steps: int, rate: float) -> None:
     """Dense supervision of the tower: every token must tell shape, colour, texture and size of its cell's thing.
 
-    Every token, through one shared head: what only several tokens tell together, the language model would have to gather.
+    Every token, through one shared head: what several tokens tell together, the language model would have to gather.
     And every token must tell where it is: its features are all that the language model learns of a place.
     """
     tower = model.model.vision_tower
