@@ -43,12 +43,16 @@ class Size:
     train_images: int
     val_images: int
     stage1_steps: int
+    stage1_batch: int
     stage2_steps: int
-    batch_size: int
+    stage2_batch: int
 
 
-FULL = Size(train_images=2500, val_images=250, stage1_steps=240, stage2_steps=360, batch_size=160)
-QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage2_steps=4, batch_size=32)
+FULL = Size(train_images=1500, val_images=250, stage1_steps=140, stage1_batch=64, stage2_steps=320, stage2_batch=160)
+QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage1_batch=32, stage2_steps=4, stage2_batch=32)
+LEARNING_RATE = 4e-3
+LLAVA_SAMPLES = 600
+"""Long texts have most of the tokens; with all of them the short answers would hardly be heard in so few steps."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,12 @@ class Phase:
     """One step of the story: a sentence, the command that does it, and the same as a call."""
 
     title: str
-    verb: str
-    words: list[str]
-    run: Callable[[list[str]], Any]
+    words: list[str]  # verb and flags
+    run: Callable[[list[str]], Any]  # takes the flags
 
     @property
     def command(self) -> str:
-        return shlex.join(["embervlm", self.verb, *self.words])
+        return shlex.join(["embervlm", *self.words])
 
 
 def run_demo(settings: DemoSettings) -> int:
@@ -77,7 +80,7 @@ def run_demo(settings: DemoSettings) -> int:
             console.print("done before")
             continue
         start = time.monotonic()
-        code = phase.run(phase.words)
+        code = phase.run(phase.words[1:])
         if isinstance(code, int) and code:
             return code
         done.add(phase, time.monotonic() - start)
@@ -92,97 +95,82 @@ def run_demo(settings: DemoSettings) -> int:
 def plan(settings: DemoSettings) -> list[Phase]:
     """The phases in order."""
     size = QUICK if settings.quick else FULL
-    out = settings.out
-    toy, data, outputs, results = (str(out / name) for name in ("toy", "data", "outputs", "results"))
-    stage2, cache = f"{data}/stage2", f"{outputs}/stage2/teacher_outputs"
-    seed = ["--seed", str(settings.seed)]
-    shared = [
-        "--data_dir",
-        data,
-        "--max_length",
-        "256",
-        "--batch_size",
-        str(size.batch_size),
-        "--dataloader_workers",
-        "0",
-    ]
-    shared += ["--save_total_limit", "2", *seed]
-    first = ["--stages", "1", "--preset", "tiny", "--output_dir", outputs, *shared, *_steps(size.stage1_steps, 2e-3)]
-    second = ["--stages", "2", "--resume_from", f"{outputs}/stage1/checkpoint-final", *shared]
-    second += _steps(round(size.stage2_steps * settings.budget), 2e-3)
-    distilled = [*second, "--output_dir", outputs, "--teacher_model", TEACHER, "--use_cached_teacher_outputs", cache]
-    alone = [*second, "--output_dir", f"{outputs}/undistilled", "--disable_distillation"]
-    asked = ["--dataset_path", stage2, "--teacher_outputs", cache]
+    folders = ("toy", "data", "outputs", "results", "report.html")
+    toy, data, outputs, results, report = (shlex.quote(str(settings.out / name)) for name in folders)
+    seed = f"--seed {settings.seed}"
+    cache = f"{outputs}/stage2/teacher_outputs"
+    shared = f"--data_dir {data} --max_length 256 --dataloader_workers 0 --eval_samples 200 --save_total_limit 2 {seed}"
+    first = f"--batch_size {size.stage1_batch} {_steps(size.stage1_steps)}"
+    second = (
+        f"--resume_from {outputs}/stage1/checkpoint-final {shared} "
+        f"--batch_size {size.stage2_batch} {_steps(round(size.stage2_steps * settings.budget))}"
+    )
+    asked = f"--dataset_path {data}/stage2 --teacher_outputs {cache} --batch_size 64"
     return [
-        Phase(
+        _phase(
             "Draw the embedded world, in the official files of VQA-v2, OK-VQA and LLaVA",
-            "toy",
-            ["--out", toy, "--train_images", str(size.train_images), "--val_images", str(size.val_images), *seed],
-            lambda words: run_toy(parse(ToySettings, words)),
+            f"toy --out {toy} --train_images {size.train_images} --val_images {size.val_images} {seed}",
         ),
-        Phase(
+        _phase(
             "Read these files into records, split by picture",
-            "prepare",
-            prepare_words(Path(toy), Path(data)),
-            lambda words: run_prepare(parse(PrepareSettings, words)) and 0,
+            "prepare " + shlex.join(prepare_words(settings.out / "toy", settings.out / "data")),
         ),
-        Phase(
-            "Stage 1: align pictures with words", "train", first, lambda words: run_train(parse(TrainSettings, words))
+        _phase(
+            "Stage 1: align pictures with words",
+            f"train --stages 1 --preset tiny --output_dir {outputs} {shared} {first}",
         ),
-        Phase(
+        _phase(
             "Let the teacher read every answer once, and keep what it says",
-            "cache",
-            ["--teacher_model", TEACHER, "--dataset_path", stage2, "--output_dir", cache, "--batch_size", "64"],
-            lambda words: run_cache(parse(CacheSettings, words)),
+            f"cache --teacher_model {TEACHER} --dataset_path {data}/stage2 --output_dir {cache} --batch_size 64",
         ),
-        Phase(
+        _phase(
             "Stage 2: follow instructions, taught by the teacher",
-            "train",
-            distilled,
-            lambda words: run_train(parse(TrainSettings, words)),
+            f"train --stages 2 {second} --output_dir {outputs} --teacher_model {TEACHER} "
+            f"--use_cached_teacher_outputs {cache}",
         ),
-        Phase(
+        _phase(
             "Stage 2 again: the same steps on the same data without the teacher",
-            "train",
-            alone,
-            lambda words: run_train(parse(TrainSettings, words)),
+            f"train --stages 2 {second} --output_dir {outputs}/undistilled --disable_distillation",
         ),
-        Phase(
+        _phase(
             "Evaluate the distilled student",
-            "evaluate",
-            ["--checkpoint", f"{outputs}/stage2/checkpoint-final", *asked, "--output_file", f"{results}/student.json"],
-            lambda words: run_evaluate(parse(EvaluateSettings, words)),
+            f"evaluate --checkpoint {outputs}/stage2/checkpoint-final {asked} --output_file {results}/student.json",
         ),
-        Phase(
+        _phase(
             "Evaluate the student without a teacher",
-            "evaluate",
-            [
-                "--checkpoint",
-                f"{outputs}/undistilled/stage2/checkpoint-final",
-                *asked,
-                "--output_file",
-                f"{results}/undistilled.json",
-            ],
-            lambda words: run_evaluate(parse(EvaluateSettings, words)),
-        ),  # fmt: skip
+            f"evaluate --checkpoint {outputs}/undistilled/stage2/checkpoint-final {asked} "
+            f"--output_file {results}/undistilled.json",
+        ),
         Phase(
             "Evaluate the teacher, and the student without pictures",
-            "evaluate",
-            ["--dataset_path", stage2, "--checkpoint", f"{outputs}/stage2/checkpoint-final"],
-            lambda words: evaluate_rivals(parse(EvaluateSettings, words), Path(results)),
+            shlex.split(f"evaluate --checkpoint {outputs}/stage2/checkpoint-final --dataset_path {data}/stage2"),
+            lambda words: evaluate_rivals(parse(EvaluateSettings, words), settings.out / "results"),
         ),
-        Phase(
-            "Write the report",
-            "report",
-            ["--output_dir", str(out), "--report", str(out / "report.html")],
-            lambda words: run_report(parse(ReportSettings, words)),
-        ),
+        _phase("Write the report", f"report --output_dir {shlex.quote(str(settings.out))} --report {report}"),
     ]
+
+
+_CALLS: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "toy": (ToySettings, run_toy),
+    "prepare": (PrepareSettings, run_prepare),
+    "train": (TrainSettings, run_train),
+    "cache": (CacheSettings, run_cache),
+    "evaluate": (EvaluateSettings, run_evaluate),
+    "report": (ReportSettings, run_report),
+}
+
+
+def _phase(title: str, command: str) -> Phase:
+    """A phase that is exactly what the command line would do."""
+    verb, *words = shlex.split(command)
+    settings, run = _CALLS[verb]
+    return Phase(title, [verb, *words], lambda words: run(parse(settings, words)))
 
 
 def prepare_words(toy: Path, data: Path) -> list[str]:
     """`embervlm prepare` on what `embervlm toy` wrote. The questions stay bare: every token costs time here."""
     words = ["--out", str(data), "--image_root", f"{toy}/images", "--vqa_samples", "0", "--vqa_prompt", "{question}"]
+    words += ["--llava_samples", str(LLAVA_SAMPLES)]
     for split, flag in (("train", "--"), ("val", "--val_")):
         words += [f"{flag}captions", f"{toy}/captions_{split}.json"]
         words += [f"{flag}llava", f"{toy}/llava_instruct_{split}.json"]
@@ -207,11 +195,12 @@ def evaluate_rivals(settings: EvaluateSettings, results: Path) -> None:
         console.print(f"{name}: VQA accuracy {100 * (result.vqa_accuracy or 0):.1f}%")
 
 
-def _steps(steps: int, rate: float) -> list[str]:
-    words = ["--max_steps", str(steps), "--learning_rate", str(rate), "--logging_steps", str(max(1, steps // 30))]
-    evaluations = max(1, steps // 3)
-    words += ["--warmup_steps", str(steps // 10)]
-    return [*words, "--eval_steps", str(evaluations), "--save_steps", str(evaluations)]
+def _steps(steps: int) -> str:
+    every = max(1, steps // 3)
+    return (
+        f"--max_steps {steps} --learning_rate {LEARNING_RATE} --warmup_steps {steps // 10} "
+        f"--logging_steps {max(1, steps // 30)} --eval_steps {every} --save_steps {every}"
+    )
 
 
 def _a_picture(out: Path) -> Path:
