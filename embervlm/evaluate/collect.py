@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from embervlm.evaluate.baselines import majority_per_question, majority_per_temp
 from embervlm.evaluate.examples import aligned_example, next_token_example, picture_examples
 from embervlm.evaluate.phases import demo_phases, measured_phases
 from embervlm.evaluate.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
-from embervlm.evaluate.results import EvalResult, load_result, predictions_path, read_json
+from embervlm.evaluate.results import EvalResult, is_result, load_result, predictions_path, read_json
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.teacher_view import view_cache
 from embervlm.model.modeling import EmberVLM
@@ -57,8 +58,7 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     run_dir = Path(run_dir)
     outputs = run_dir / "outputs" if (run_dir / "outputs").is_dir() else run_dir
     if evaluations is None:
-        found = sorted((run_dir / "results").glob("*.json"))
-        evaluations = [path for path in found if "_predictions_" not in path.name]
+        evaluations = [path for path in sorted((run_dir / "results").glob("*.json")) if is_result(path)]
     results = [load_result(path) for path in evaluations]
     runs = training_runs(outputs)
     if not results and not runs:
@@ -81,22 +81,31 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     prepared = _data_of(row.result)
     if prepared is None:
         return inputs
-    said = {result.system: _predictions(path) for path, result in zip(evaluations, results, strict=True)}
+    said: dict[str, dict[str, str]] = {}
+    for path, result in zip(evaluations, results, strict=True):
+        said.setdefault(result.system, _predictions(path))
     return with_looks(with_baselines(inputs, prepared), prepared, said)
 
 
 def system_rows(results: Sequence[EvalResult]) -> tuple[SystemRow, ...]:
-    """Rows in the table's order. Without a "student" the first result of an unknown name stands for it."""
+    """Rows in the table's order. Without a "student" the first result of an unknown name stands for it; of two results
+    of one name the first counts, the others are shown under a number."""
     known = [result.system for result in results if result.system in SYSTEMS]
     unknown = [result.system for result in results if result.system not in SYSTEMS]
     student = "student" if "student" in known or not unknown else unknown[0]
     order = list(SYSTEMS)
     rows: list[tuple[int, SystemRow]] = []
+    seen: Counter[str] = Counter()
     for result in results:
         kind, title = SYSTEMS.get(result.system, ("other", result.system))
         name = "student" if result.system == student else result.system
         place = order.index(name) if name in order else order.index("undistilled")
-        rows.append((place, SystemRow(title, "student" if name == "student" else kind, result)))
+        seen[name] += 1
+        if seen[name] > 1:
+            kind, title = "other", f"{title} ({seen[name]})"
+        elif name == "student":
+            kind = "student"
+        rows.append((place, SystemRow(title, kind, result)))
     return tuple(row for _, row in sorted(rows, key=lambda entry: entry[0]))
 
 
@@ -170,8 +179,10 @@ def with_looks(
     view = view_cache(Path(cache), prepared, student.result.split, model.processor.tokenizer)
     limit = getattr(model.config.text_config, "max_position_embeddings", 512)
     dataset = RecordDataset(records, prepared.image_root, model.processor, min(limit, 512))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     return dataclasses.replace(
         inputs,
+        title=f"A student of {millions:.{0 if millions >= 10 else 1}f}M parameters learns from {view.name}",
         aligned=aligned_example(dataset, view),
         next_token=next_token_example(model, dataset, view),
         cache=None if view.bytes_per_token is None else CacheFacts(view.bytes_per_token, 2.0 * len(view.token_bytes)),

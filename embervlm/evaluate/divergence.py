@@ -15,7 +15,8 @@ from torch import Tensor
 from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset, Sample
 from embervlm.batch.encode import IGNORE
-from embervlm.distill.loss import LossOptions
+from embervlm.data.official import image_key
+from embervlm.distill.loss import LossOptions, chunked_loss
 from embervlm.distill.targets import ANCHORED, INTERIOR, NONE
 
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ def measure_divergence(
         advance: called with the number of records done, for a progress bar.
     """
     dataset = RecordDataset(records, image_root, model.processor, max_length)
-    order = sorted(range(len(dataset)), key=lambda at: len(dataset.records[at].response))
-    collate = Collator(model.processor, teacher, 1.0)
-    at_temperature = Collator(model.processor, teacher, temperature)
+    # By picture, so that its questions share a row and the picture is read once.
+    order = sorted(range(len(dataset)), key=lambda at: image_key(dataset.records[at].image or ""))
+    collate = Collator(model.processor, teacher, 1.0, max_length)
+    at_temperature = Collator(model.processor, teacher, temperature, max_length)
+    head = model.get_output_embeddings()
     sums: dict[str, float] = defaultdict(float)
     was_training = model.training
     model.eval()
@@ -78,13 +81,16 @@ def measure_divergence(
             samples = [dataset[at] for at in order[start : start + batch_size]]
             _count(samples, teacher, sums)
             batch = _to_device(collate(samples), model.device)
-            outputs = _forward(model, batch, 1.0, logits=True)
-            labelled = batch["shift_labels"] != IGNORE
+            outputs = model(**batch, loss_options=_options(1.0), use_cache=False, output_hidden_states=True)
             _add_parts(sums, outputs.parts, "")
-            sums["agree"] += _agreement(outputs.logits[labelled].argmax(-1), batch["targets"])
+            labelled = batch["shift_labels"] != IGNORE
+            hidden = outputs.hidden_states[-1][labelled]  # [N, D]
+            sums["agree"] += _agreement(_preferred(hidden, head), batch["targets"])
             if temperature != 1.0:
-                again = {**batch, "targets": at_temperature(samples)["targets"].to(model.device)}
-                _add_parts(sums, _forward(model, again, temperature, logits=False).parts, "_at_t")
+                again = at_temperature(samples)["targets"].to(model.device)
+                labels = batch["shift_labels"][labelled]
+                parts = chunked_loss(hidden, head.weight, head.bias, labels, again, _options(temperature))
+                _add_parts(sums, parts, "_at_t")
             advance(len(samples))
     model.train(was_training)
     targets, tokens = max(sums["targets"], 1), max(sums["tokens"], 1)
@@ -106,10 +112,13 @@ def measure_divergence(
     )
 
 
-def _forward(model: Any, batch: dict[str, Any], temperature: float, logits: bool) -> Any:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    options = LossOptions(alpha=1.0, sft_weight=1.0, temperature=temperature)
-    return model(**inputs, loss_options=options, use_cache=False, return_logits=logits)
+def _options(temperature: float) -> LossOptions:
+    return LossOptions(alpha=1.0, sft_weight=1.0, temperature=temperature)
+
+
+def _preferred(hidden: Tensor, head: torch.nn.Linear) -> Tensor:
+    """The student's most probable token at each position, [N], without [N, vocabulary] in memory."""
+    return torch.cat([head(part).argmax(-1) for part in hidden.split(1024)])
 
 
 def _add_parts(sums: dict[str, float], parts: Any, suffix: str) -> None:
@@ -139,4 +148,4 @@ def _agreement(preferred: Tensor, targets: Targets) -> int:
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: None if value is None else value.to(device) for name, value in batch.items()}
+    return {name: value.to(device) for name, value in batch.items() if value is not None and name != "labels"}

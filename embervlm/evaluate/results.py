@@ -94,6 +94,12 @@ def save_result(result: EvalResult, path: Path, question_ids: Mapping[str, Any])
     return written
 
 
+def is_result(path: Path) -> bool:
+    """Whether `save_result` wrote this JSON file, rather than the predictions beside it."""
+    data = read_json(path)
+    return isinstance(data, dict) and data.get("schema") == SCHEMA
+
+
 def load_result(path: Path) -> EvalResult:
     """Read what `save_result` wrote, predictions aside."""
     data = read_json(path)
