@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -10,14 +13,19 @@ import torch
 from transformers import TrainerCallback
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONE_PRESS = 2.0
+"""Seconds in which signals count as one: torchrun passes on the Ctrl-C that its processes had from the terminal too."""
+
+NOTICE = "\nStopping after this step, and saving a checkpoint. Once more to stop at once, without.\n"
 
 
 class StopOnSignal(TrainerCallback):
     """Use as a context around `trainer.train()`; `stopped` tells afterwards whether a signal came."""
 
-    def __init__(self, notice: Any = print) -> None:
+    def __init__(self, speaks: bool) -> None:
         self.stopped = False
-        self._notice = notice
+        self._speaks = speaks  # of several processes only the first one does
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -33,9 +41,14 @@ class StopOnSignal(TrainerCallback):
             signal.signal(*self._before.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = True
-        self._restore()
-        self._notice("Stopping after this step, and saving a checkpoint. Once more to stop at once, without.")
+        if self.stopped:
+            if time.monotonic() - self._since > ONE_PRESS:
+                raise KeyboardInterrupt
+            return
+        self.stopped, self._since = True, time.monotonic()
+        if self._speaks:
+            # Not through the console: the signal may have come while that was writing.
+            os.write(sys.stderr.fileno(), NOTICE.encode())
 
     def on_step_end(self, args, state, control, **kwargs):
         stopped = self.stopped

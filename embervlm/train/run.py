@@ -55,7 +55,7 @@ def train_stage(settings: TrainSettings) -> int:
     settings, more_notes = fit_length(settings, model)
     train_set = build_train_set(settings, data, model)
     lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
-    interrupt = StopOnSignal(console.print)
+    interrupt = StopOnSignal(speaks=not console.quiet)
     metrics = MetricsFile(folder / "metrics.json", stage)
     progress = ProgressBar(console, stage)
     callbacks = [interrupt, metrics, progress, *follow(settings, folder)]

@@ -9,7 +9,7 @@ import torch
 
 from embervlm import EmberVLM
 from embervlm.errors import UserError
-from embervlm.train import build, checkpoint, run
+from embervlm.train import build, checkpoint, interrupt, run
 from tests.train.small_world import make_world, settings
 
 GUIDE_FILES = {"pytorch_model.bin", "optimizer.pt", "scheduler.pt", "config.json", "training_args.json"}
@@ -181,6 +181,20 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(data, tmp_path, monk
     monkeypatch.undo()
     assert run.run_train(settings(data, tmp_path, max_steps=5, resume_from=stopped)) == 0
     assert set(history(tmp_path / "stage2", "stage2/sft_loss")) == {1, 2, 3, 4, 5}
+
+
+def test_one_press_that_arrives_twice_is_one_press(monkeypatch, capfd):
+    """The terminal and torchrun both deliver it; taken for two, it would end the run without a checkpoint."""
+    clock = [100.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: clock[0])
+    with interrupt.StopOnSignal(speaks=True) as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.stopped
+        assert capfd.readouterr().err.count("Stopping after this step") == 1
+        clock[0] += 10
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_finished_run_says_that_there_is_nothing_left(data, tmp_path):
