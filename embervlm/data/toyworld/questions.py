@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from embervlm.data.toyworld.scene import COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Scene, Thing
+from embervlm.data.toyworld.scene import COLOURS, PLACES, SHAPES, TEXTURES, Scene, Thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +63,6 @@ def is_shape_colour(scene: Scene) -> Pairs:
 
 def is_shape_textured(scene: Scene) -> Pairs:
     return [(f"Is the {t.shape} {x}?", _yes_no(t.texture == x)) for t in _once(scene, "shape") for x in TEXTURES]
-
-
-def is_colour_sized(scene: Scene) -> Pairs:
-    return [
-        (f"Is the {t.colour} shape {size}?", _yes_no(t.size == size)) for t in _once(scene, "colour") for size in SIZES
-    ]
-
-
-def is_left_of(scene: Scene) -> Pairs:
-    found = []
-    for a in _once(scene, "shape"):
-        for b in _once(scene, "shape"):
-            if a.column != b.column:
-                found.append((f"Is the {a.shape} to the left of the {b.shape}?", _yes_no(a.column < b.column)))
-            if a.row != b.row:
-                found.append((f"Is the {a.shape} above the {b.shape}?", _yes_no(a.row < b.row)))
-    return found
 
 
 def any_textured(scene: Scene) -> Pairs:
@@ -147,8 +130,6 @@ VQA_TEMPLATES: dict[str, tuple[str, Callable[[Scene], Pairs]]] = {
     "is there a": ("yes/no", is_there),
     "is the SHAPE COLOR": ("yes/no", is_shape_colour),
     "is the SHAPE PATTERN": ("yes/no", is_shape_textured),
-    "is the COLOR shape SIZE": ("yes/no", is_colour_sized),
-    "is the SHAPE left of or above": ("yes/no", is_left_of),
     "are any of the shapes": ("yes/no", any_textured),
     "how many shapes": ("number", how_many_shapes),
     "how many COLOR": ("number", how_many_of_colour),
