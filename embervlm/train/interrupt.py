@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from transformers import TrainerCallback
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2
+
 ONE_PRESS = 2.0
 """Seconds in which signals count as one: torchrun passes on the Ctrl-C that its processes had from the terminal too."""
 
@@ -48,7 +50,8 @@ class StopOnSignal(TrainerCallback):
         self.stopped, self._since = True, time.monotonic()
         if self._speaks:
             # Not through the console: the signal may have come while that was writing.
-            os.write(sys.stderr.fileno(), NOTICE.encode())
+            with suppress(OSError):
+                os.write(STDERR, NOTICE.encode())
 
     def on_step_end(self, args, state, control, **kwargs):
         stopped = self.stopped
