@@ -23,16 +23,24 @@ help:
 	@echo "  Another Python (3.11 or newer): make demo PYTHON=python3.12    One test: make test PYTEST_ARGS=\"-k name\""
 
 # One stamp for each set of extras: the second call costs nothing, a changed pyproject.toml installs again.
-.venv/bin/python:
+.venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "EmberVLM needs Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
-.venv/.installed-%: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e '.[$*]'
+# Nothing is byte-compiled ahead: of the thousands of files a run imports a part.
+INSTALL = @echo "Installing into .venv; the first time this takes minutes, most of them for PyTorch." && \
+  $(BIN)/pip install --disable-pip-version-check --quiet --no-compile $(PIP_ARGS)
+
+.venv/.installed: pyproject.toml | .venv/bin/pip
+	$(INSTALL) -e .
 	@touch $@
 
-demo: .venv/.installed-test
+.venv/.installed-%: pyproject.toml | .venv/bin/pip
+	$(INSTALL) -e '.[$*]'
+	@touch $@
+
+demo: .venv/.installed
 	$(BIN)/embervlm demo
 
 test: .venv/.installed-test
