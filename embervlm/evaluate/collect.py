@@ -40,7 +40,7 @@ SHOWN = ("teacher", "student", "undistilled")
 
 
 TOLD = (
-    "preset", "teacher_model", "distillation_alpha", "sft_weight", "alpha_schedule", "distillation_temperature",
+    "teacher_model", "distillation_alpha", "sft_weight", "alpha_schedule", "distillation_temperature",
     "learning_rate", "batch_size", "epochs", "max_steps", "warmup_steps", "max_length", "seed",
 )  # fmt: skip
 """Settings of the training that a report names."""
@@ -193,13 +193,14 @@ def _settings(result: EvalResult) -> dict[str, Any]:
     """How the student was trained, from its checkpoint, and how it was asked."""
     trained = _trained(result)
     shown = {name: trained["settings"][name] for name in TOLD if trained.get("settings", {}).get(name) is not None}
-    asked = {name: value for name, value in result.settings.items() if name in ("dataset_path", "max_samples", "seed")}
-    return shown | {f"evaluation: {name}": value for name, value in asked.items() if value is not None}
+    most = result.settings.get("max_samples")
+    return shown | ({} if most is None else {"questions of each benchmark": most})
 
 
 def _subtitle(result: EvalResult) -> str:
     teacher = _trained(result).get("teacher")
-    source = f" of {result.settings['dataset_path']}" if result.settings.get("dataset_path") else ""
+    folder = Path(result.settings.get("dataset_path") or "").parts[-2:]
+    source = f" of {'/'.join(folder)}" if folder else ""
     about = f"Split {result.split}{source}, pictures that no training has shown."
     return f"{about} The teacher is {teacher}, which reads and writes with another tokenizer." if teacher else about
 
