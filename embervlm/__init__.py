@@ -1,16 +1,24 @@
-"""EmberVLM: a tiny vision-language model, instruction-tuned with a teacher of another tokenizer."""
+"""EmberVLM: a tiny vision-language model, instruction-tuned with a teacher of another tokenizer.
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+The names are loaded when they are asked for, so that the command line can answer `--help` without torch. The first of
+them, or `import embervlm.model`, also makes the student known to transformers' Auto classes.
+"""
 
-from embervlm.model.configuration import EmberVLMConfig
-from embervlm.model.modeling import EmberVLM
-from embervlm.model.processing import EmberVLMImageProcessor, EmberVLMProcessor
+from typing import TYPE_CHECKING, Any
 
-AutoConfig.register("embervlm", EmberVLMConfig)
-AutoModelForImageTextToText.register(EmberVLMConfig, EmberVLM)
-AutoProcessor.register(EmberVLMConfig, EmberVLMProcessor)
-# One class for both backends: it works on PIL images, and transformers warns when the default backend is missing.
-_BACKENDS: dict[str, type] = {"pil": EmberVLMImageProcessor, "torchvision": EmberVLMImageProcessor}
-AutoImageProcessor.register(EmberVLMConfig, image_processor_classes=_BACKENDS)
+if TYPE_CHECKING:
+    from embervlm.model import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 
 __all__ = ["EmberVLM", "EmberVLMConfig", "EmberVLMProcessor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from embervlm import model
+
+    return getattr(model, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -148,3 +148,10 @@ def test_exit_code_is_the_functions_own(verb: list) -> None:
     assert cli.main(["toy"]) == 1
     verb[0] = lambda settings: ["not", "a", "code"]
     assert cli.main(["toy"]) == 0
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    """Seconds before the first word, for a list of flags, is where people begin to doubt."""
+    code = "import sys; from embervlm import cli; cli.main(['train', '--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr

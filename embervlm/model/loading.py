@@ -8,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers.utils import cached_file
 
 from embervlm.errors import UserError
@@ -28,6 +29,8 @@ def load(cls: type, from_pretrained: Callable[..., Any], source: Any, *args: Any
         raise
     except UnpicklingError as error:
         raise UserError(f"The weights in '{source}' hold more than tensors, so they are not opened.") from error
+    except SafetensorError as error:
+        raise UserError(f"The weights in '{source}' are damaged or cut off ({error}); copy them again.") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"The model '{source}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):

@@ -64,6 +64,8 @@ def save_model(model: Any, processor: Any, folder: Path, *, safetensors: bool) -
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / WEIGHTS)
+    if safetensors:
+        shutil.copymode(folder / WEIGHTS, folder / SAFE_WEIGHTS)  # safetensors writes for the owner alone
     processor.save_pretrained(folder)
 
 

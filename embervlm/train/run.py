@@ -73,12 +73,20 @@ def train_stage(settings: TrainSettings) -> int:
     try:
         with interrupt:
             trainer.train(resume_from_checkpoint=str(start.weights.path) if start.resume and start.weights else None)
+    except UserError as error:
+        raise UserError(_sentence(error)) from error
     finally:
         progress.close()
     if interrupt.stopped:
         return _stopped(console, folder, trainer.state.global_step, stage)
     summarise(console, trainer, metrics, folder)
     return 0
+
+
+def _sentence(error: UserError) -> str:
+    """What was said, without the traceback that torch wraps around an error of a loader's process."""
+    said = str(error)
+    return said.rpartition("UserError: ")[2].strip() if "DataLoader worker" in said else said
 
 
 def _stopped(console: Console, folder: Path, step: int, stage: int) -> int:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 ENCODER = "efficientnet_lite2"
-PIXELS = 224
+PIXELS = 192
 STRIDE = 32
 IMAGE_TOKENS = (PIXELS // STRIDE) ** 2
 CHANNELS = 1280
@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def build_processor(texts: Iterable[str], vocabulary: int = 1500) -> LlavaProcessor:
-    """A byte-level BPE trained on these texts (not the student's), a 224 px image processor, a chat template."""
+    """A byte-level BPE trained on these texts (not the student's), an image processor, a chat template."""
     bpe = Tokenizer(models.BPE())
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERN), "isolated"), bytes_])

@@ -29,7 +29,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.errors import UserError
 
-LENGTH = 224  # tokens of a row: about two thirds of what is said about a picture, drawn anew each time
+LENGTH = 192  # tokens of a row: about half of what is said about a picture, drawn anew each time
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="stage1/ and stage2/ of `embervlm prepare`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the teacher")
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rows", type=int, default=16, help="pictures in a step")
-    parser.add_argument("--views", type=int, default=6, help="variations of each picture, itself included")
+    parser.add_argument("--views", type=int, default=3, help="variations of each picture, itself included")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -107,7 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="stage1/ of `embervlm prepare`; train is read")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file for --vision_weights")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--passes", type=int, default=3, help="times a view is used")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)

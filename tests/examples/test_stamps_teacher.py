@@ -84,7 +84,7 @@ def test_row_is_what_the_chat_template_writes(parts: tuple) -> None:
         messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     text = processor.apply_chat_template(messages)
-    picture = Image.new("RGB", (224, 224))
+    picture = Image.new("RGB", (192, 192))
     ids = processor(text=text, images=[picture], return_tensors="pt", add_special_tokens=False)["input_ids"][0].tolist()
     assert row == ids
 
@@ -100,7 +100,7 @@ def test_saved_teacher_loads_through_the_auto_classes(parts: tuple, tmp_path: Pa
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}],
         add_generation_prompt=True,
     )
-    picture = views.view(Image.new("RGB", (224, 224), "white"), random.Random(0))
+    picture = views.view(Image.new("RGB", (192, 192), "white"), random.Random(0))
     inputs = read(text=text, images=[picture], return_tensors="pt", add_special_tokens=False)
     with torch.no_grad():
         assert torch.allclose(loaded(**inputs).logits, model(**inputs).logits, atol=1e-4)

@@ -197,6 +197,19 @@ def test_one_press_that_arrives_twice_is_one_press(monkeypatch, capfd):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_torn_picture_is_one_sentence_from_any_process(tmp_path, workers):
+    """torch would hand over the traceback of the loader's process as the message."""
+    data = make_world(tmp_path / "data")
+    for picture in (data / "images").iterdir():
+        picture.write_bytes(picture.read_bytes()[:50])
+    with pytest.raises(UserError) as caught:
+        run.run_train(settings(data, tmp_path / "out", dataloader_workers=workers))
+    said = str(caught.value)
+    assert said.startswith("Record train-") and ".png" in said
+    assert "Traceback" not in said and "\n" not in said
+
+
 def test_a_finished_run_says_that_there_is_nothing_left(data, tmp_path):
     run.run_train(settings(data, tmp_path, max_steps=1))
     with pytest.raises(UserError, match="1 steps behind it.*--epochs"):
