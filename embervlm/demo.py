@@ -43,14 +43,13 @@ class Size:
     train_images: int
     val_images: int
     stage1_steps: int
-    stage1_batch: int
     stage2_steps: int
-    stage2_batch: int
 
 
-FULL = Size(train_images=1500, val_images=250, stage1_steps=140, stage1_batch=64, stage2_steps=320, stage2_batch=160)
-QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage1_batch=32, stage2_steps=4, stage2_batch=32)
-LEARNING_RATE = 4e-3
+FULL = Size(train_images=1500, val_images=250, stage1_steps=480, stage2_steps=800)
+QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage2_steps=4)
+STAGE1 = "--batch_size 32 --learning_rate 3e-3"
+STAGE2 = "--batch_size 64 --learning_rate 2e-3"
 LLAVA_SAMPLES = 600
 """Long texts have most of the tokens; with all of them the short answers would hardly be heard in so few steps."""
 
@@ -100,11 +99,8 @@ def plan(settings: DemoSettings) -> list[Phase]:
     seed = f"--seed {settings.seed}"
     cache = f"{outputs}/stage2/teacher_outputs"
     shared = f"--data_dir {data} --max_length 256 --dataloader_workers 0 --eval_samples 200 --save_total_limit 2 {seed}"
-    first = f"--batch_size {size.stage1_batch} {_steps(size.stage1_steps)}"
-    second = (
-        f"--resume_from {outputs}/stage1/checkpoint-final {shared} "
-        f"--batch_size {size.stage2_batch} {_steps(round(size.stage2_steps * settings.budget))}"
-    )
+    first = f"{STAGE1} {_steps(size.stage1_steps)}"
+    second = f"--resume_from {outputs}/stage1/checkpoint-final {shared} {STAGE2} {_steps(size.stage2_steps)}"
     asked = f"--dataset_path {data}/stage2 --teacher_outputs {cache} --batch_size 64"
     return [
         _phase(
@@ -196,9 +192,9 @@ def evaluate_rivals(settings: EvaluateSettings, results: Path) -> None:
 
 
 def _steps(steps: int) -> str:
-    every = max(1, steps // 3)
+    every = -(-steps // 3)  # rounded up, so that the last evaluation is the last step
     return (
-        f"--max_steps {steps} --learning_rate {LEARNING_RATE} --warmup_steps {steps // 10} "
+        f"--max_steps {steps} --warmup_steps {steps // 20} "
         f"--logging_steps {max(1, steps // 30)} --eval_steps {every} --save_steps {every}"
     )
 

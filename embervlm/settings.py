@@ -309,5 +309,4 @@ class DemoSettings:
 
     out: Path = option(Path("outputs/demo"), "Folder for everything the demo writes")
     quick: bool = option(False, "A minute's worth of it, to see that all works")
-    budget: float = option(1.0, "Share of Stage 2's steps to train", minimum=0.01)
     seed: int = option(0, "Seed of everything random", minimum=0)

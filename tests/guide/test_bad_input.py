@@ -1,4 +1,4 @@
-"""What people get wrong, through the command line: one sentence that names the thing, exit code 2, nothing half-written."""
+"""What people get wrong, on the command line: one sentence that names it, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 

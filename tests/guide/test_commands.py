@@ -122,7 +122,7 @@ def test_evaluation_command_and_the_snippet(place: Path) -> None:
     assert run(place, "python snippet.py").count("Response: ") == 2
 
 
-SNIPPET = '''
+SNIPPET = """
 from embervlm import EmberVLM
 from PIL import Image
 
@@ -144,7 +144,7 @@ response = model.generate(
     max_length=200
 )
 print(f"Response: {response}")
-'''
+"""
 
 
 def test_cache_then_train_from_it(place: Path) -> None:
@@ -182,7 +182,12 @@ def test_the_advice_of_troubleshooting(place: Path) -> None:
     )
     assert "Stage 2 done" in said
     written = json.loads((place / "outputs_advice/stage2/checkpoint-final/training_args.json").read_text())
-    for name, value in {"distillation_alpha": 0.5, "distillation_temperature": 1.5, "epochs": 7, "sft_weight": 0.8}.items():
+    for name, value in {
+        "distillation_alpha": 0.5,
+        "distillation_temperature": 1.5,
+        "epochs": 7,
+        "sft_weight": 0.8,
+    }.items():
         assert written[name] == value
     assert "qwen-vl-base" in run(place, "python scripts/train_all.py --stages 2 --teacher_model qwen-vl-base", code=2)
 
