@@ -7,7 +7,10 @@ Each phase is one public command and leaves its files; a demo that was stopped g
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,9 +88,11 @@ def run_demo(settings: DemoSettings) -> int:
         done.add(phase, time.monotonic() - start)
     report = settings.out / "report.html"
     console.rule("[bold]Done")
-    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes. Open the report: [bold]{report.resolve()}[/bold]")
-    console.print(f"Ask the student: embervlm infer --checkpoint {settings.out}/outputs/stage2/checkpoint-final \\")
-    console.print(f'    --image {_a_picture(settings.out)} --prompt "How many shapes are there?"')
+    minutes = (time.monotonic() - began) / 60
+    console.print(f"{minutes:.1f} minutes. Open the report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+    ask = [_program(), "infer", "--checkpoint", f"{settings.out}/outputs/stage2/checkpoint-final"]
+    ask += ["--image", str(_a_picture(settings.out)), "--prompt", "How many shapes are there?"]
+    console.print(f"Ask the student: {shlex.join(ask)}", soft_wrap=True)
     return 0
 
 
@@ -197,6 +202,11 @@ def _steps(steps: int) -> str:
         f"--max_steps {steps} --warmup_steps {steps // 20} "
         f"--logging_steps {max(1, steps // 30)} --eval_steps {every} --save_steps {every}"
     )
+
+
+def _program() -> str:
+    """How this person calls us: `make demo` leaves the command in .venv/bin, which is not on the path."""
+    return "embervlm" if shutil.which("embervlm") else os.path.relpath(Path(sys.executable).with_name("embervlm"))
 
 
 def _a_picture(out: Path) -> Path:
