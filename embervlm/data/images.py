@@ -59,6 +59,8 @@ def load_image(path: str | Path) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(picture))
     except UserError:
         raise
+    except FileNotFoundError as problem:
+        raise UserError(f"there is no picture {path}") from problem
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, UnidentifiedImageError) as problem:
         reason = str(problem).replace(str(path), "").strip(" '") or type(problem).__name__
         raise UserError(f"{path} is not a readable picture ({reason}); replace or remove it") from problem

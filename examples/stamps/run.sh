@@ -25,12 +25,12 @@ ember prepare --out "$DATA" --image_root "$OFFICIAL/images" "${files[@]}" --vqa_
 "$PYTHON" examples/stamps/train_teacher.py --data_dir "$DATA" --out "$RUN/teacher"
 
 # 3. Align; let the teacher speak once; distil; and the same student without the teacher.
-shared=(--preset tiny --data_dir "$DATA" --max_length 256 --batch_size 32 --dataloader_workers 0
-  --warmup_steps 60 --eval_steps 10000 --save_steps 10000)
-ember train --stages 1 "${shared[@]}" --output_dir "$RUN" --vision_weights "$RUN/tower.safetensors" --epochs 4 \
-  --learning_rate 2e-3
+shared=(--preset tiny --data_dir "$DATA" --max_length 256 --dataloader_workers 0 --warmup_steps 60 --eval_steps 200
+  --save_steps 10000 --learning_rate 2e-3)
+ember train --stages 1 "${shared[@]}" --output_dir "$RUN" --vision_weights "$RUN/tower.safetensors" \
+  --batch_size 16 --epochs 6
 ember cache --teacher_model "$RUN/teacher" --dataset_path "$DATA/stage2" --output_dir "$RUN/stage2/teacher_outputs"
-second=(--stages 2 "${shared[@]}" --resume_from "$RUN/stage1/checkpoint-final" --epochs 6 --learning_rate 1e-3)
+second=(--stages 2 "${shared[@]}" --resume_from "$RUN/stage1/checkpoint-final" --batch_size 32 --epochs 8)
 ember train "${second[@]}" --output_dir "$RUN" --teacher_model "$RUN/teacher" \
   --use_cached_teacher_outputs "$RUN/stage2/teacher_outputs"
 ember train "${second[@]}" --output_dir "$RUN/undistilled" --disable_distillation

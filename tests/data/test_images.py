@@ -91,3 +91,8 @@ def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
             resolve_image(root, name)
     with pytest.raises(UserError, match="is not below"):
         resolve_image(root, "none.jpg")
+
+
+def test_a_name_without_a_file_says_just_that(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^there is no picture .*gone\.png$"):
+        load_image(tmp_path / "gone.png")
