@@ -30,7 +30,7 @@ _SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """What a build did. `bytes` counts the shards, not the vocabulary."""
+    """What a build did. `bytes` counts every file but the manifest."""
 
     records: int
     reused: int  # records that an earlier run had scored
@@ -107,12 +107,12 @@ def build_cache(
                 bar.update(task, advance=len(batch), rate=f"{rate:.1f} samples/s")
             writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
     writer.finish([shard.name for shard in plan])
-    entries = writer.manifest["shards"]
+    totals = writer.manifest["totals"]
     summary = CacheSummary(
         records=total,
         reused=total - left,
-        tokens=sum(entry["tokens"] for entry in entries),
-        bytes=sum(entry["bytes"] for entry in entries),
+        tokens=totals["tokens"],
+        bytes=totals["bytes"],
         seconds=time.perf_counter() - begin,
     )
     if progress:

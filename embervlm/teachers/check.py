@@ -20,7 +20,7 @@ from embervlm.data.record import Record
 from embervlm.data.toyworld.draw import draw
 from embervlm.data.toyworld.scene import sample_scene
 from embervlm.device import peak_memory, pick_device
-from embervlm.teachers.codec import encode
+from embervlm.teachers.codec import expected_bytes
 from embervlm.teachers.outputs import Teacher, TeacherOutputs
 from embervlm.teachers.registry import load_teacher
 from embervlm.tokens import token_bytes
@@ -59,7 +59,7 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
         heard = ask(teacher, picture, settings.prompt, settings.max_new_tokens, max(settings.top_k, SHOWN))
     parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
     dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
-    weight = _bytes_a_token(heard.outputs, settings.top_k)
+    weight = expected_bytes(settings.top_k)
     facts = Table.grid(padding=(0, 3, 0, 0))
     facts.add_row("teacher", f"{settings.model}: {parameters / 1e6:,.1f}M parameters, {dtype} on {device}")
     facts.add_row("loaded in", f"{loaded:.1f} s")
@@ -100,13 +100,6 @@ def _picture(given: Path | None, folder: Path) -> Path:
         return path
     load_image(given)
     return Path(shutil.copy(given, folder))
-
-
-def _bytes_a_token(outputs: TeacherOutputs, top_k: int) -> float:
-    """What the cache's own codec makes of this answer."""
-    kept = {name: getattr(outputs, name)[:, :top_k] for name in ("top_ids", "top_logprobs")}
-    columns = encode([("", [TeacherOutputs(**{**vars(outputs), **kept})])])
-    return sum(column.nbytes for column in columns.values()) / len(outputs)
 
 
 def _verdict(heard: Heard) -> int:

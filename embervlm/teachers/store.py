@@ -1,13 +1,16 @@
 """The teacher's outputs on disk: a manifest that says what they belong to, and shards of records by source.
 
-manifest.json                  fingerprints of teacher and data, settings, one entry a shard with its sha256
+manifest.json                  fingerprints of teacher and data, settings, one entry a file with its sha256
 vocabulary.safetensors         the bytes of each teacher token: training needs no teacher, not even its tokenizer
+order.safetensors              the teacher's ids by how often they were among the entries of the first shard
 llava_batch_0.safetensors ...  `codec` columns of some records of one source
 """
 
 from __future__ import annotations
 
 import json
+import zlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +22,13 @@ from embervlm.errors import UserError
 from embervlm.teachers import codec
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
 from embervlm.teachers.shards import map_arrays, sha256, write_arrays, write_whole
+from embervlm.teachers.streams import joined, planes
 
 MANIFEST = "manifest.json"
-VOCABULARY = "vocabulary.safetensors"
-VERSION = 1
+VOCABULARY, ORDER = "vocabulary.safetensors", "order.safetensors"
+VERSION = 2
+OPEN_BLOCKS = 512
+"""Blocks that a reader keeps open, about 0.15 MB each at 16 entries: a small cache is opened once."""
 
 _AGAIN = "run cache_teacher_outputs.py again with another --output_dir, or delete the folder first"
 
@@ -34,19 +40,27 @@ class TeacherCache:
         """Open and check every shard against its checksum (`verify`); UserError names the file that is not whole."""
         self.folder = Path(folder)
         self.info = read_manifest(self.folder)
+        for entry in self.info["files"]:
+            problem = file_problem(self.folder, entry, verify)
+            if problem:
+                raise UserError(f"teacher cache {self.folder}: {entry['name']} {problem}; {_AGAIN}")
         for entry in self.info["shards"]:
-            problem = shard_problem(self.folder, entry, verify)
+            problem = file_problem(self.folder, entry, verify)
             if problem:
                 raise UserError(
                     f"teacher cache {self.folder}: shard {entry['name']} {problem}; "
                     "run cache_teacher_outputs.py again, which makes this shard anew and keeps the others"
                 )
         self._mapped: dict[int, codec.Columns] = {}
+        self._blocks: OrderedDict[tuple[int, int], codec.Block] = OrderedDict()
 
     def get(self, record_id: str) -> list[TeacherOutputs] | None:
         """What the teacher said about each turn of a record; None where the record is not in the cache."""
         place = self._index.get(record_id)
-        return None if place is None else codec.decode(self._shard(place[0]), place[1], record_id)
+        if place is None:
+            return None
+        block, position = codec.place(self._shard(place[0]), place[1])
+        return codec.decode(self._block(place[0], block), position, record_id, self._order)
 
     def __contains__(self, record_id: object) -> bool:
         return record_id in self._index
@@ -65,9 +79,11 @@ class TeacherCache:
     def token_bytes(self) -> list[bytes | None]:
         """The bytes of each teacher token, None = special; what `build_token_map` asks for."""
         columns = map_arrays(self.folder / VOCABULARY)
-        text, ends = columns["bytes"].tobytes(), columns["ends"].tolist()
-        words = (text[start:end] for start, end in zip([0, *ends], ends, strict=False))
-        return [None if special else word for word, special in zip(words, columns["special"].tolist(), strict=True)]
+        text = zlib.decompress(columns["bytes"].tobytes())
+        ends = np.cumsum(np.frombuffer(zlib.decompress(columns["lengths"].tobytes()), dtype="<u4")).tolist()
+        words = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        special = set(columns["special"].tolist())
+        return [None if number in special else word for number, word in enumerate(words)]
 
     def require(
         self, teacher: Mapping[str, str] | None = None, data: Mapping[str, str] | None = None, top_k: int | None = None
@@ -94,13 +110,28 @@ class TeacherCache:
             for row, name in enumerate(codec.record_names(self._shard(shard)))
         }
 
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return read_order(self.folder / ORDER, self.info["vocabulary"])
+
     def _shard(self, number: int) -> codec.Columns:
         if number not in self._mapped:
             self._mapped[number] = map_arrays(self.folder / self.info["shards"][number]["name"])
         return self._mapped[number]
 
+    def _block(self, shard: int, number: int) -> codec.Block:
+        """The block, opened now or lately: records of one picture lie side by side and are asked for together."""
+        key = (shard, number)
+        if key not in self._blocks:
+            self._blocks[key] = codec.open_block(self._shard(shard), number)
+            if len(self._blocks) > OPEN_BLOCKS:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(key)
+        return self._blocks[key]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": {}}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_order"}
+        return {**kept, "_mapped": {}, "_blocks": OrderedDict()}
 
 
 class CacheWriter:
@@ -124,27 +155,31 @@ class CacheWriter:
             "end_of_turn_id": end_of_turn_id,
             "data": dict(data),
             "settings": settings,
+            "vocabulary": len(token_bytes),
             "complete": False,
+            "files": [],
             "shards": [],
         }
         if (self.folder / MANIFEST).exists():
             found = read_manifest(self.folder)
             refuse_other(self.folder, found, teacher, data, settings)
-            kept = [entry for entry in found["shards"] if not shard_problem(self.folder, entry, verify=True)]
-            self.manifest["shards"] = kept
+            order = [entry for entry in found["files"] if entry["name"] == ORDER]
+            if order and not file_problem(self.folder, order[0], verify=True):  # without it no shard can be read
+                kept = [entry for entry in found["shards"] if not file_problem(self.folder, entry, verify=True)]
+                self.manifest["shards"], self.manifest["files"] = kept, order
             self.manifest["data"] = {**found["data"], **data}
         elif self.folder.is_dir() and any(self.folder.glob("*.safetensors")):
             raise UserError(f"{self.folder} holds files but no {MANIFEST}: it is no teacher cache; {_AGAIN}")
         self.folder.mkdir(parents=True, exist_ok=True)
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
-        words = [word or b"" for word in token_bytes]
+        lengths = np.array([len(word or b"") for word in token_bytes], dtype="<u4")
         vocabulary: dict[str, np.ndarray] = {
-            "bytes": np.frombuffer(b"".join(words), dtype=np.uint8),
-            "ends": np.cumsum([len(word) for word in words], dtype=np.uint32),
-            "special": np.array([word is None for word in token_bytes], dtype=np.uint8),
+            "bytes": _packed(b"".join(word or b"" for word in token_bytes)),
+            "lengths": _packed(lengths.tobytes()),
+            "special": np.array([number for number, word in enumerate(token_bytes) if word is None], dtype=np.uint32),
         }
-        write_arrays(self.folder / VOCABULARY, vocabulary)
+        self._keep(VOCABULARY, vocabulary)
         self._save()
 
     def has(self, name: str) -> bool:
@@ -152,7 +187,10 @@ class CacheWriter:
 
     def add(self, name: str, split: str, source: str, records: Sequence[tuple[str, list[TeacherOutputs]]]) -> None:
         """Write one shard: its records' ids and outputs."""
-        size, digest = write_arrays(self.folder / name, codec.encode(records))
+        if not any(entry["name"] == ORDER for entry in self.manifest["files"]):
+            self._keep(ORDER, order_of(records))
+        order = read_order(self.folder / ORDER, self.manifest["vocabulary"])
+        size, digest = write_arrays(self.folder / name, codec.encode(records, order))
         counted = sum(len(output) for _, turns in records for output in turns)
         entry = {"name": name, "split": split, "source": source, "records": len(records), "tokens": counted}
         self.manifest["shards"].append({**entry, "bytes": size, "sha256": digest})
@@ -165,11 +203,38 @@ class CacheWriter:
         self.manifest["complete"] = True
         self._save()
 
+    def _keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write one of the files that all shards share."""
+        size, digest = write_arrays(self.folder / name, arrays)
+        others = [entry for entry in self.manifest["files"] if entry["name"] != name]
+        entries = [*others, {"name": name, "bytes": size, "sha256": digest}]
+        self.manifest["files"] = sorted(entries, key=lambda entry: entry["name"])
+
     def _save(self) -> None:
         counted = {key: sum(entry[key] for entry in self.manifest["shards"]) for key in ("records", "tokens", "bytes")}
+        counted["bytes"] += sum(entry["bytes"] for entry in self.manifest["files"])
         per_token = round(counted["bytes"] / max(counted["tokens"], 1), 2)
         self.manifest["totals"] = {**counted, "bytes_per_token": per_token}
         write_whole(self.folder / MANIFEST, (json.dumps(self.manifest, indent=2) + "\n").encode())
+
+
+def order_of(records: codec.Records) -> dict[str, np.ndarray]:
+    """The ids among these records' entries, the most frequent first: text of one kind says the same words again."""
+    entries = np.concatenate([output.top_ids.ravel() for _, turns in records for output in turns])
+    ids, counts = np.unique(entries, return_counts=True)
+    seen = ids[np.argsort(-counts, kind="stable")]
+    return {"seen": _packed(np.concatenate(planes(seen, 3)).tobytes())}
+
+
+def read_order(path: Path, vocabulary: int) -> np.ndarray:
+    """int64: every id below the vocabulary's size, rounded up, as models pad it; those of `order_of` come first."""
+    seen = joined(list(np.frombuffer(zlib.decompress(map_arrays(path)["seen"].tobytes()), np.uint8).reshape(3, -1)))
+    size = 1 << max(vocabulary, int(seen.max(initial=0)) + 1).bit_length()
+    return np.concatenate([seen, np.setdiff1d(np.arange(size), seen, assume_unique=True)])
+
+
+def _packed(data: bytes) -> np.ndarray:
+    return np.frombuffer(zlib.compress(data, 9), dtype=np.uint8)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -181,7 +246,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         version = info["version"]
-        missing = {"teacher", "data", "settings", "shards", "complete", "end_of_turn_id"} - set(info)
+        missing = {"teacher", "data", "settings", "vocabulary", "files", "shards", "complete", "end_of_turn_id"} - set(
+            info
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from None
     if version != VERSION or missing:
@@ -217,8 +284,8 @@ def refuse_other(
         )
 
 
-def shard_problem(folder: Path, entry: Mapping[str, Any], verify: bool) -> str:
-    """What is wrong with a shard, as the end of a sentence; empty: nothing."""
+def file_problem(folder: Path, entry: Mapping[str, Any], verify: bool) -> str:
+    """What is wrong with a file of the manifest, as the end of a sentence; empty: nothing."""
     path = folder / entry["name"]
     if not path.is_file():
         return "is missing"

@@ -72,7 +72,7 @@ def test_every_record_of_every_split_comes_back(teacher: HFTeacher, prepared: Pr
         for a, b in zip(kept, turns, strict=True):
             np.testing.assert_array_equal(a.token_ids, b.token_ids)
             np.testing.assert_array_equal(a.ends, b.ends)
-            np.testing.assert_allclose(a.top_logprobs, b.top_logprobs, atol=0.07)
+            np.testing.assert_allclose(a.top_logprobs, b.top_logprobs, atol=0.2)
     tokens = sum(len(output) for turns in scored for output in turns)
     assert summary.tokens == tokens and summary.bytes_per_token == summary.bytes / tokens
     assert cache.info["totals"]["bytes_per_token"] == round(summary.bytes_per_token, 2)

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from embervlm.errors import UserError
 from embervlm.teachers import codec
@@ -43,42 +41,80 @@ RECORDS = [
 ]
 
 
+ORDER = np.random.default_rng(0).permutation(2048)
+
+
+def back(records, index: int, order: np.ndarray = ORDER) -> list[TeacherOutputs]:
+    """One record through a shard."""
+    columns = codec.encode(records, order)
+    block, position = codec.place(columns, index)
+    return codec.decode(codec.open_block(columns, block), position, records[index][0], order)
+
+
 def test_ids_and_spans_come_back_exactly_and_numbers_within_the_stated_bounds():
-    columns = codec.encode(RECORDS)
-    assert codec.record_names(columns) == [name for name, _ in RECORDS]
-    for number, (name, turns) in enumerate(RECORDS):
-        for before, after in zip(turns, codec.decode(columns, number, name), strict=True):
+    assert codec.record_names(codec.encode(RECORDS, ORDER)) == [name for name, _ in RECORDS]
+    for number, (_, turns) in enumerate(RECORDS):
+        for before, after in zip(turns, back(RECORDS, number), strict=True):
             assert (before.record_id, before.turn) == (after.record_id, after.turn)
             for column in ("token_ids", "starts", "ends", "top_ids"):
                 kept = getattr(after, column)
                 np.testing.assert_array_equal(kept, getattr(before, column))
                 assert kept.dtype == np.int32
             exact = np.maximum(before.top_logprobs, codec.LOWEST)
-            bound = np.sqrt(24 * np.abs(exact)) / 255 + 1e-4
-            assert (np.abs(after.top_logprobs - exact) <= bound).all()
+            steps = np.sqrt(24 * np.maximum(after.top_logprobs[:, :-1] - exact[:, 1:], 0)) / 31 + 0.02
+            bounds = np.concatenate([np.sqrt(24 * -exact[:, :1]) / 255 + 1e-4, steps], axis=1)
+            assert (np.abs(after.top_logprobs - exact) <= np.maximum.accumulate(bounds, axis=1)).all()
             assert (np.diff(after.top_logprobs, axis=1) <= 0).all()
-            realised = np.maximum(before.realised_logprobs, codec.LOWEST)
-            assert (
-                np.abs(after.realised_logprobs - before.realised_logprobs) <= np.sqrt(24 * -realised) / 255 + 1e-2
-            ).all()
+            outside = ~(before.top_ids == before.token_ids[:, None]).any(1)
+            np.testing.assert_allclose(after.realised_logprobs[outside], before.realised_logprobs[outside], rtol=1e-3)
             tails = [codec.log_tails(side.top_logprobs, side.log_normalisers) for side in (before, after)]
             visible = tails[0] > np.log(1e-4)
-            assert np.abs(tails[1] - tails[0])[visible].max() < 0.0055
+            off = np.abs(tails[1] - tails[0])
+            assert off[:, 1:][visible[:, 1:]].max() < 0.0255
+            allowed = np.sqrt(24 * np.abs(tails[0][:, 0])) / 254 + 1e-3
+            assert (off[:, 0] < allowed)[visible[:, 0]].all()
 
 
-def test_the_distribution_at_each_temperature_moves_by_less_than_two_percent():
-    for before, after in zip(RECORDS[1][1], codec.decode(codec.encode(RECORDS), 1, "x"), strict=True):
+def test_the_distribution_at_each_temperature_hardly_moves():
+    """The mean is what a batch's gradient feels."""
+    moved = []
+    for before, after in zip(RECORDS[1][1], back(RECORDS, 1), strict=True):
         for column, temperature in enumerate(TEMPERATURE_GRID):
             p, q = (np.exp(o.top_logprobs / temperature - o.log_normalisers[:, [column]]) for o in (before, after))
             rest = [1 - side.sum(1) for side in (p, q)]
-            assert (np.abs(p - q).sum(1) + np.abs(rest[0] - rest[1])).max() / 2 < 0.02
+            moved.append((np.abs(p - q).sum(1) + np.abs(rest[0] - rest[1])) / 2)
+    assert np.concatenate(moved).max() < 0.05
+    assert np.concatenate(moved).mean() < 0.01
 
 
-def test_bytes_per_token():
-    for vocabulary, expected in ((2000, 49), (32_000, 57), (151_936, 63)):
-        columns = codec.encode([("a", [make_outputs("a", 0, 8, vocabulary=vocabulary)])])
-        rows = sum(columns[name].nbytes for name in ("top_ids", "top_logprobs", "tails", "ranks", "sizes"))
-        assert rows / 8 == expected
+@pytest.mark.parametrize("vocabulary", [2000, 32_000, 151_936])
+def test_bytes_per_token_of_the_worst_text(vocabulary: int):
+    """Random ids are the worst case: nothing to foretell, every byte of an id is paid."""
+    records = [(str(n), [make_outputs(str(n), 0, 60, vocabulary=vocabulary, seed=n)]) for n in range(20)]
+    columns = codec.encode(records, np.arange(vocabulary))
+    whole = sum(column.nbytes for column in columns.values()) / (20 * 60)
+    assert whole < 16 * np.log2(vocabulary) / 8 * 1.1 + 17
+
+
+def test_frequent_ids_are_cheap():
+    rng = np.random.default_rng(0)
+    often = (rng.zipf(1.5, (600, 16)) % 2000).astype(np.int32)
+    records = [("a", [replace(make_outputs("a", 0, 600), top_ids=often)])]
+    ids, counts = np.unique(often, return_counts=True)
+    by_count = np.concatenate([ids[np.argsort(-counts)], np.setdiff1d(np.arange(2000), ids)])
+    sizes = [codec.encode(records, order)["blocks"].nbytes for order in (by_count, rng.permutation(2000))]
+    assert sizes[0] < 0.9 * sizes[1]
+
+
+def test_a_record_is_found_in_whichever_block_it_lies(monkeypatch):
+    monkeypatch.setattr(codec, "BLOCK_TOKENS", 10)
+    records = [(str(n), [make_outputs(str(n), 0, 1 + 5 * (n % 3), seed=n)]) for n in range(12)]
+    columns = codec.encode(records, ORDER)
+    assert len(columns["block_ends"]) > 3
+    for number, (_, (before,)) in enumerate(records):
+        (after,) = back(records, number)
+        np.testing.assert_array_equal(after.top_ids, before.top_ids)
+        np.testing.assert_array_equal(after.token_ids, before.token_ids)
 
 
 def test_spans_that_do_not_follow_each_other_are_kept_in_full():
@@ -86,36 +122,26 @@ def test_spans_that_do_not_follow_each_other_are_kept_in_full():
     odd = make_outputs("odd", 0, 5)
     odd = replace(odd, starts=np.array([2, 5, -1, 9, -1], np.int32), ends=np.array([5, 8, -1, 900, -1], np.int32))
     plain = make_outputs("plain", 0, 4)
-    columns = codec.encode([("plain", [plain]), ("odd", [odd]), ("again", [plain])])
-    (found,) = codec.decode(columns, 1, "odd")
+    records = [("plain", [plain]), ("odd", [odd]), ("again", [plain])]
+    (found,) = back(records, 1)
     np.testing.assert_array_equal(found.starts, odd.starts)
     np.testing.assert_array_equal(found.ends, odd.ends)
     for number in (0, 2):
-        np.testing.assert_array_equal(codec.decode(columns, number, "plain")[0].ends, plain.ends)
+        np.testing.assert_array_equal(back(records, number)[0].ends, plain.ends)
 
 
 def test_a_head_that_holds_everything_has_no_tail():
     certain = make_outputs("a", 0, 2, k=8, vocabulary=8)
-    (found,) = codec.decode(codec.encode([("a", [certain])]), 0, "a")
+    (found,) = back([("a", [certain])], 0, np.arange(8))
     assert (codec.log_tails(found.top_logprobs, found.log_normalisers) == -np.inf).all()
 
 
 def test_a_record_without_turns_and_one_with_an_empty_answer():
-    end_only = make_outputs("b", 0, 1)
-    columns = codec.encode([("none", []), ("b", [end_only])])
-    assert codec.decode(columns, 0, "none") == []
-    assert len(codec.decode(columns, 1, "b")[0]) == 1
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 5), st.integers(0, 10**6))
-def test_bits_come_back(width: int, count: int, rows: int, seed: int):
-    values = np.random.default_rng(seed).integers(0, 2**width, (rows, count))
-    packed = codec.pack_bits(values, width)
-    assert packed.shape == (rows, -(-width * count // 8))
-    np.testing.assert_array_equal(codec.unpack_bits(packed, width, count), values)
+    records = [("none", []), ("b", [make_outputs("b", 0, 1)])]
+    assert back(records, 0) == []
+    assert len(back(records, 1)[0]) == 1
 
 
 def test_too_many_entries_are_refused():
     with pytest.raises(UserError, match="at most 254"):
-        codec.encode([("a", [make_outputs("a", 0, 1, k=300)])])
+        codec.encode([("a", [make_outputs("a", 0, 1, k=300)])], ORDER)
