@@ -80,8 +80,7 @@ def encode(records: Records, order: np.ndarray) -> Columns:
     if k >= OUTSIDE:
         raise UserError(f"a teacher cache keeps at most {OUTSIDE - 1} entries a token, asked for {k}")
     id_planes = (len(order) - 1).bit_length() + 7 >> 3
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order))
+    ranks = ranks_of(order)
     parts = _split(records)
     blocks = [_encode_block(part, ranks, id_planes) for part in parts]
     names = b"\0".join(name.encode() for name, _ in records)
@@ -92,6 +91,13 @@ def encode(records: Records, order: np.ndarray) -> Columns:
         "block_ends": np.cumsum([len(block) for block in blocks], dtype=np.uint32),
         "blocks": np.frombuffer(b"".join(blocks), dtype=np.uint8),
     }
+
+
+def ranks_of(order: np.ndarray) -> np.ndarray:
+    """int64 [V]: where each id stands in the order."""
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
 def record_names(columns: Columns) -> list[str]:

@@ -189,8 +189,7 @@ class CacheWriter:
         """Write one shard: its records' ids and outputs."""
         if not any(entry["name"] == ORDER for entry in self.manifest["files"]):
             self._keep(ORDER, order_of(records))
-        order = read_order(self.folder / ORDER, self.manifest["vocabulary"])
-        size, digest = write_arrays(self.folder / name, codec.encode(records, order))
+        size, digest = write_arrays(self.folder / name, codec.encode(records, self._order))
         counted = sum(len(output) for _, turns in records for output in turns)
         entry = {"name": name, "split": split, "source": source, "records": len(records), "tokens": counted}
         self.manifest["shards"].append({**entry, "bytes": size, "sha256": digest})
@@ -202,6 +201,10 @@ class CacheWriter:
         self.manifest["shards"].sort(key=lambda entry: place.get(entry["name"], len(place)))
         self.manifest["complete"] = True
         self._save()
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return read_order(self.folder / ORDER, self.manifest["vocabulary"])
 
     def _keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write one of the files that all shards share."""

@@ -1,6 +1,7 @@
 """Every command of the guide as it is written there, on the embedded world, with the embedded teacher for the 7B one.
 
-What a test adds behind a command is what makes it end in seconds: a few steps, few questions. Nothing else is changed.
+What a test adds behind a command is what makes it end in seconds: a few steps, few questions, the tiny preset where no
+checkpoint names one. Checkpoints have the steps of such a run (checkpoint-2 for the guide's checkpoint-500).
 """
 
 from __future__ import annotations
@@ -229,5 +230,5 @@ def test_debug_commands(place: Path, trained: str) -> None:
     run(
         place,
         "python scripts/test_inference.py --checkpoint outputs/stage2/checkpoint-2 --image test.jpg "
-        '--prompt "Describe this image"',  # the guide's is checkpoint-500
+        '--prompt "Describe this image"',
     )
