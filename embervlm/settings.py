@@ -102,7 +102,7 @@ class TrainSettings:
         0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, key="distillation.alpha_end"
     )
     teacher_top_k: int = option(
-        16, "Probabilities taken per position", group=_DISTILL, minimum=1, key="distillation.top_k"
+        48, "Most probabilities taken per position", group=_DISTILL, minimum=1, key="distillation.top_k"
     )
     trust_remote_code: bool = option(
         False, "Let a teacher from the hub run its own code", group=_DISTILL, key="distillation.trust_remote_code"
@@ -189,7 +189,10 @@ class CacheSettings:
     splits: tuple[str, ...] = option(("train", "val"), "Splits to read")
     output_dir: Path = option(_CACHE, "Folder of the cache; a run that was stopped continues there")
     batch_size: int = option(32, "Samples the teacher reads at once", minimum=1)
-    top_k: int = option(16, "Probabilities kept per position", minimum=1)
+    top_k: int = option(48, "Most probabilities kept per position", minimum=1, maximum=254)
+    min_share: float = option(
+        0.003, "Probabilities below this at T = 2 are left to the tail; 0 keeps top_k", minimum=0, maximum=1
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
 
@@ -244,7 +247,6 @@ class TeacherCheckSettings:
     image: Path | None = option(None, "Picture to show", shown="one that is drawn")
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
-    top_k: int = option(16, "Probabilities kept per position, for the size of a cache", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from embervlm.distill.align import INTERIOR, NONE, Alignment, align
 from embervlm.distill.token_map import TokenMap
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, stack_entries
 from embervlm.tokens import Spans
 
 NOISE = 1e-6
@@ -52,13 +52,15 @@ def project(
 def project_batch(
     responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]], token_map: TokenMap
 ) -> list[ResponseTargets]:
-    """Project many responses in one pass: for short answers far faster than one by one. All must have the same k."""
+    """Project many responses in one pass: for short answers far faster than one by one."""
     if not responses:
         return []
     student, teacher, sizes = _join(responses)
-    top_ids, top_logprobs, normalisers, realised = (
-        np.concatenate([getattr(outputs, name) for _, _, outputs in responses])
-        for name in ("top_ids", "top_logprobs", "log_normalisers", "realised_logprobs")
+    said = [outputs for _, _, outputs in responses]
+    top_ids, top_logprobs = stack_entries(said)
+    normalisers, realised = (
+        np.concatenate([getattr(outputs, name) for outputs in said])
+        for name in ("log_normalisers", "realised_logprobs")
     )
     alignment = align(student, teacher)
     without_blank, kinds = _usable(alignment, teacher, token_map)

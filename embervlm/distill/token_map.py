@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -79,7 +80,8 @@ def build_token_map(
     student_fingerprint = tokens.fingerprint(student_tokenizer)
     path = None
     if folder is not None:
-        path = Path(folder) / f"token-map-{teacher_fingerprint}-{student_fingerprint}-{end_of_turn_id}.npz"
+        words = hashlib.sha256(repr((teacher_fingerprint, end_of_turn_id, teacher_bytes)).encode()).hexdigest()[:16]
+        path = Path(folder) / f"token-map-{words}-{student_fingerprint}.npz"
         kept = _load(path)
         if kept is not None:
             return kept

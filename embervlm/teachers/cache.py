@@ -16,7 +16,7 @@ from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.device import pick_device
-from embervlm.teachers.outputs import Teacher, TeacherOutputs
+from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.store import CacheWriter, TeacherCache
 
@@ -62,6 +62,7 @@ def build_cache(
     folder: str | Path,
     top_k: int = 16,
     batch_size: int = 32,
+    min_share: float = 0.0,
     progress: bool = True,
     shard_records: int = 1024,
 ) -> CacheSummary:
@@ -69,8 +70,9 @@ def build_cache(
 
     Args:
         folder: made if need be; a cache of another teacher, data or setting is refused.
-        top_k: entries kept per token.
+        top_k: entries kept per token at most.
         batch_size: records that the teacher is given at a time.
+        min_share: entries below this probability at T = 2 are left to the tail.
         shard_records: records per file; what a killed run loses at most.
     """
     data = {split: prepared.fingerprint(split) for split in splits}
@@ -79,7 +81,7 @@ def build_cache(
         folder,
         teacher.fingerprint(),
         data,
-        {"top_k": top_k, "shard_records": shard_records},
+        {"top_k": top_k, "min_share": min_share, "shard_records": shard_records},
         teacher.end_of_turn_id,
         tokens.token_bytes(teacher.tokenizer),
     )
@@ -101,7 +103,8 @@ def build_cache(
             scored: dict[str, list[TeacherOutputs]] = {}
             for batch in _batches(shard.records, batch_size):
                 outputs = teacher.score(batch, prepared.image_root, top_k)
-                scored.update((record.id, turns) for record, turns in zip(batch, outputs, strict=True))
+                for record, turns in zip(batch, outputs, strict=True):
+                    scored[record.id] = [keep_likely(turn, min_share) if min_share else turn for turn in turns]
                 done += len(batch)
                 rate = done / (time.perf_counter() - begin)
                 bar.update(task, advance=len(batch), rate=f"{rate:.1f} samples/s")
@@ -130,7 +133,15 @@ def run_cache(settings: CacheSettings) -> None:
         prepared.records(split)
     device = pick_device(settings.device)
     teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
-    build_cache(teacher, prepared, settings.splits, settings.output_dir, settings.top_k, settings.batch_size)
+    build_cache(
+        teacher,
+        prepared,
+        settings.splits,
+        settings.output_dir,
+        top_k=settings.top_k,
+        batch_size=settings.batch_size,
+        min_share=settings.min_share,
+    )
 
 
 def _plan(records: dict[str, list[Record]], shard_records: int) -> list[_Shard]:

@@ -20,8 +20,9 @@ from embervlm.data.record import Record
 from embervlm.data.toyworld.draw import draw
 from embervlm.data.toyworld.scene import sample_scene
 from embervlm.device import peak_memory, pick_device
+from embervlm.settings import CacheSettings
 from embervlm.teachers.codec import expected_bytes
-from embervlm.teachers.outputs import Teacher, TeacherOutputs
+from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.registry import load_teacher
 from embervlm.tokens import token_bytes
 
@@ -56,10 +57,11 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     loaded = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         picture = _picture(settings.image, Path(folder))
-        heard = ask(teacher, picture, settings.prompt, settings.max_new_tokens, max(settings.top_k, SHOWN))
+        heard = ask(teacher, picture, settings.prompt, settings.max_new_tokens, CacheSettings.top_k)
     parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
     dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
-    weight = expected_bytes(settings.top_k)
+    entries = float((keep_likely(heard.outputs, CacheSettings.min_share).top_ids >= 0).sum(1).mean())
+    weight = expected_bytes(entries)
     facts = Table.grid(padding=(0, 3, 0, 0))
     facts.add_row("teacher", f"{settings.model}: {parameters / 1e6:,.1f}M parameters, {dtype} on {device}")
     facts.add_row("loaded in", f"{loaded:.1f} s")
@@ -71,7 +73,7 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     facts.add_row(
         "a cache",
         f"of {SAMPLES:,} samples of {TOKENS_A_SAMPLE} tokens weighs about "
-        f"{weight * SAMPLES * TOKENS_A_SAMPLE / 1e9:.2f} GB ({weight:.0f} bytes a token, top {settings.top_k})",
+        f"{weight * SAMPLES * TOKENS_A_SAMPLE / 1e9:.2f} GB ({weight:.0f} bytes a token, {entries:.1f} entries)",
     )
     console.print(facts)
     table = token_bytes(teacher.tokenizer)

@@ -2,14 +2,13 @@
 
 Records are cut into blocks of about `BLOCK_TOKENS` tokens; a block is opened as a whole. Of each token it keeps
 
-- k ids, as ranks in an order by frequency: small numbers, of which an entropy coder makes 1 to 1.5 bytes each;
-- the first log-probability, and 5-bit steps down to the k - 1 others;
-- the tail (all that is not among the k) at each temperature of the grid, as steps from what the last ones foretell;
+- the likeliest tokens (`entries`), ids as ranks in an order by frequency: small numbers, about a byte each;
+- the tail (all that is not among them) at each temperature of the grid, as steps from what the last ones foretell;
 - which entry was realised, and how many bytes of text it covers.
 
-What is lost: the first log-probability comes back within sqrt(24 |lp|) / 255 + 1e-4 nats, each further one within
-sqrt(24 d) / 31 + 0.02 for a difference of d to the one before (or that one's error), none below about -24; the log of
-the tail within 0.025 nats (at T = 1: sqrt(24 |t|) / 254 + 1e-4). Normalisers are put together again from both.
+What is lost: each log-probability comes back within 0.02 + 0.034 |lp| nats, none below about -24, after which all are
+shifted so that entries and tail are 1 at T = 1; the log of the tail within 0.025 nats (at T = 1: sqrt(24 |t|) / 254 +
+1e-4); entries of one level lose their order. Normalisers are put together again from both.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from embervlm.errors import UserError
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
-from embervlm.teachers.streams import deflate, inflate, joined, planes, unzigzag, zigzag
+from embervlm.teachers import entries
+from embervlm.teachers.entries import LOWEST, Entries, read_entries, sort_entries, write_entries
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, stack_entries
+from embervlm.teachers.streams import deflate, golomb, inflate, joined, planes, ungolomb, unzigzag, zigzag
 
 Columns = dict[str, np.ndarray]
 Records = Sequence[tuple[str, Sequence[TeacherOutputs]]]
 
 BLOCK_TOKENS = 2048
-LOWEST = -24.0
-"""Natural log below which a probability (4e-11) is stored as this."""
 NOISE = 1e-6
 """A tail below this share of the normaliser is rounding of fp32: stored as nothing."""
 TAIL_STEP = 0.05
@@ -38,14 +37,13 @@ OUTSIDE, EXACT, NO_TAIL = 255, 255, 255
 
 _BETAS = 1 / np.array(TEMPERATURE_GRID)
 _LEVELS = (LOWEST * (np.arange(256) / 255) ** 2).astype(np.float32)
-_DIFFERENCES = (-LOWEST * (np.arange(32) / 31) ** 2).astype(np.float32)
 _TAILS = LOWEST * (np.arange(255) / 254) ** 2
-_STREAMS = 16  # of a block, without the planes of the ids
+_STREAMS = entries.STREAMS + 13  # of a block
 
 
-def expected_bytes(top_k: int) -> float:
-    """About what a token costs on disk, for an estimate before there is a cache."""
-    return 3 + 1.5 * top_k
+def expected_bytes(entries: float) -> float:
+    """About what a token with so many entries costs on disk, for an estimate before there is a cache."""
+    return 6 + 1.4 * entries
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,13 @@ class Block:
 
     record_ends: np.ndarray  # int64 [R], answers
     answer_ends: np.ndarray  # int64 [A], tokens
-    top_ranks: np.ndarray  # int64 [k, n]
-    first: np.ndarray  # uint8 [n]
-    steps: np.ndarray  # uint8 [k - 1, n]
+    entries: Entries
     tail_first: np.ndarray  # uint8 [n]
     tail_steps: np.ndarray  # int64 [G - 1, n]
     realised: np.ndarray  # uint8 [n]
     sizes: np.ndarray  # uint8 [n]
-    outside_ids: np.ndarray  # int64, of the tokens whose `realised` is OUTSIDE
-    outside_logprobs: np.ndarray  # float16
+    outside_ranks: np.ndarray  # int64, of the tokens whose `realised` is OUTSIDE
+    outside_logprobs: np.ndarray  # float32
     exact: np.ndarray  # int32 [2, ...], first and last byte of the tokens whose size is EXACT
 
 
@@ -70,22 +66,17 @@ def encode(records: Records, order: np.ndarray) -> Columns:
     """Columns of one shard.
 
     Args:
-        records: all with the same number of entries a token, at most 254; turns count from 0.
+        records: at most 254 entries a token; turns count from 0.
         order: int [V], every id of the teacher, the most frequent one first.
     """
     outputs = [output for _, turns in records for output in turns]
     if not outputs:
         raise ValueError("a shard needs at least one response")
-    k = outputs[0].top_ids.shape[1]
-    if k >= OUTSIDE:
-        raise UserError(f"a teacher cache keeps at most {OUTSIDE - 1} entries a token, asked for {k}")
-    id_planes = (len(order) - 1).bit_length() + 7 >> 3
     ranks = ranks_of(order)
     parts = _split(records)
-    blocks = [_encode_block(part, ranks, id_planes) for part in parts]
+    blocks = [_encode_block(part, ranks) for part in parts]
     names = b"\0".join(name.encode() for name, _ in records)
     return {
-        "shape": np.array([k, id_planes], dtype=np.uint8),
         "names": np.frombuffer(zlib.compress(names, 9), dtype=np.uint8),
         "block_records": np.cumsum([len(part) for part in parts], dtype=np.uint32),
         "block_ends": np.cumsum([len(block) for block in blocks], dtype=np.uint32),
@@ -105,6 +96,12 @@ def record_names(columns: Columns) -> list[str]:
     return zlib.decompress(columns["names"].tobytes()).decode().split("\0")
 
 
+def ranks_in(columns: Columns) -> np.ndarray:
+    """int64: every rank that occurs in a shard, once, rising."""
+    blocks = [open_block(columns, number) for number in range(len(columns["block_ends"]))]
+    return np.unique(np.concatenate([part for block in blocks for part in (block.entries.ranks, block.outside_ranks)]))
+
+
 def place(columns: Columns, index: int) -> tuple[int, int]:
     """(block, position in it) of record number `index` of a shard."""
     block = int(np.searchsorted(columns["block_records"], index, side="right"))
@@ -115,28 +112,24 @@ def open_block(columns: Columns, number: int) -> Block:
     """Undo the entropy coding of one block."""
     ends = columns["block_ends"]
     data = columns["blocks"][int(ends[number - 1]) if number else 0 : int(ends[number])].tobytes()
-    k, id_planes = columns["shape"].tolist()
-    streams = inflate(data, _STREAMS + id_planes)
-    ids, rest = streams[:id_planes], iter(streams[id_planes:])
+    streams = inflate(data, _STREAMS)
+    rest = iter(streams[entries.STREAMS :])
     turns, lengths = joined([next(rest), next(rest)]), joined([next(rest), next(rest)])
-    first, steps, tail_first = next(rest), next(rest), next(rest)
+    tail_first = next(rest)
     tail_steps = unzigzag(joined([next(rest), next(rest)]))
     realised, sizes = next(rest), next(rest)
-    outside_ids = joined([next(rest), next(rest), next(rest)])
-    outside_logprobs, exact = next(rest), next(rest)
-    n = len(first)
+    outside_ranks = ungolomb(next(rest), next(rest))
+    outside_levels, exact = next(rest), next(rest)
     return Block(
         record_ends=np.cumsum(turns),
         answer_ends=np.cumsum(lengths),
-        top_ranks=joined(ids).reshape(k, n),
-        first=first,
-        steps=steps.reshape(k - 1, n),
+        entries=read_entries(streams[: entries.STREAMS]),
         tail_first=tail_first,
-        tail_steps=tail_steps.reshape(len(TEMPERATURE_GRID) - 1, n),
+        tail_steps=tail_steps.reshape(len(TEMPERATURE_GRID) - 1, len(tail_first)),
         realised=realised,
         sizes=sizes,
-        outside_ids=outside_ids,
-        outside_logprobs=outside_logprobs.view(np.float16),
+        outside_ranks=outside_ranks,
+        outside_logprobs=_LEVELS[outside_levels],
         exact=exact.view(np.int32).reshape(2, -1),
     )
 
@@ -150,18 +143,18 @@ def decode(block: Block, position: int, record_id: str, order: np.ndarray) -> li
 def _decode(block: Block, answer: int, record_id: str, turn: int, order: np.ndarray) -> TeacherOutputs:
     tokens = _range(block.answer_ends, answer)
     part = slice(tokens.start, tokens.stop)
-    top_ids = order[block.top_ranks[:, part].T].astype(np.int32)
-    top_logprobs = _LEVELS[block.first[part]][:, None] - np.pad(
-        np.cumsum(_DIFFERENCES[block.steps[:, part].T], axis=1, dtype=np.float32), ((0, 0), (1, 0))
-    )
-    k = top_ids.shape[1]
-    tails = _tails(block.tail_first[part], block.tail_steps[:, part], len(order) - k)
-    head = np.exp(top_logprobs[:, :, None] * _BETAS).sum(1)
+    ranks, logprobs = block.entries.padded(tokens)
+    tails = _tails(block.tail_first[part], block.tail_steps[:, part], np.log(len(order)))
+    # Levels are coarse where a token is nearly certain; that all is 1 at T = 1 says the rest.
+    logprobs += (np.log1p(-np.minimum(np.exp(tails[:, 0]), 0.999)) - np.log(np.exp(logprobs).sum(1)))[:, None]
+    head = np.exp(logprobs[:, :, None] * _BETAS).sum(1)
+    top_ids = np.where(ranks >= 0, order[ranks], -1).astype(np.int32)
+    top_logprobs = logprobs.astype(np.float32)
     at = block.realised[part].astype(np.int64)
-    rows, inside = np.arange(len(at)), np.minimum(at, k - 1)
+    rows, inside = np.arange(len(at)), np.minimum(at, top_ids.shape[1] - 1)
     token_ids, realised = top_ids[rows, inside], top_logprobs[rows, inside]
     rare = _rare(block.realised, tokens, OUTSIDE)
-    token_ids[at == OUTSIDE] = block.outside_ids[rare]
+    token_ids[at == OUTSIDE] = order[block.outside_ranks[rare]]
     realised[at == OUTSIDE] = block.outside_logprobs[rare]
     starts, ends = _spans(block, tokens)
     return TeacherOutputs(
@@ -196,64 +189,51 @@ def _split(records: Records) -> list[Records]:
     return parts
 
 
-def _encode_block(records: Records, ranks: np.ndarray, id_planes: int) -> bytes:
+def _encode_block(records: Records, ranks: np.ndarray) -> bytes:
     outputs = [output for _, turns in records for output in turns]
     turns = np.array([len(turns) for _, turns in records])
     lengths = np.array([len(output) for output in outputs], dtype=np.int64)
     if max(turns.max(initial=0), lengths.max(initial=0)) > 65535:
         raise UserError("a record of a teacher cache holds at most 65,535 turns of 65,535 tokens; cut it")
-    k = outputs[0].top_ids.shape[1] if outputs else 2
 
     def column(name: str, *shape: int) -> np.ndarray:
         return np.concatenate([np.empty((0, *shape), np.float32), *(getattr(output, name) for output in outputs)])
 
-    top_ids, realised = column("top_ids", k).astype(np.int64), column("token_ids").astype(np.int64)
-    top_logprobs = column("top_logprobs", k)
-    is_realised = top_ids == realised[:, None]
+    top_ids, top_logprobs = stack_entries(outputs)
+    kept = sort_entries(np.where(top_ids >= 0, ranks[top_ids], 0), top_logprobs)
+    realised = ranks[column("token_ids").astype(np.int64)]
+    is_realised = kept.padded(range(len(realised)))[0] == realised[:, None]
     entry = np.where(is_realised.any(1), is_realised.argmax(1), OUTSIDE).astype(np.uint8)
     outside = entry == OUTSIDE
-    first, steps = _quantise(top_logprobs)
+    outside_logprobs = np.clip(column("realised_logprobs")[outside], LOWEST, 0.0)
     tails = log_tails(top_logprobs, column("log_normalisers", len(TEMPERATURE_GRID)))
-    tail_first, tail_steps = _quantise_tails(tails, len(ranks) - k)
+    tail_first, tail_steps = _quantise_tails(tails, np.log(len(ranks)))
     sizes = _sizes(outputs)
     exact = np.stack([column("starts"), column("ends")])[:, sizes == EXACT].astype(np.int32)
     return deflate(
         [
-            *planes(ranks[top_ids.T], id_planes),
+            *write_entries(kept),
             *planes(turns, 2),
             *planes(lengths, 2),
-            first,
-            steps,
             tail_first,
             *planes(zigzag(tail_steps), 2),
             entry,
             sizes,
-            *planes(realised[outside], 3),
-            column("realised_logprobs")[outside].astype(np.float16),
+            *golomb(realised[outside]),
+            np.rint(255 * np.sqrt(outside_logprobs / LOWEST)).astype(np.uint8),
             exact,
         ]
     )
 
 
-def _quantise(logprobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n], uint8 [k - 1, n]. A step starts from what the one before decodes to: errors do not add up."""
-    exact = np.clip(logprobs.astype(np.float64), LOWEST, 0.0)
-    first = np.rint(255 * np.sqrt(exact[:, 0] / LOWEST)).astype(np.uint8)
-    here, steps = _LEVELS[first].astype(np.float64), np.empty((exact.shape[1] - 1, len(exact)), np.uint8)
-    for j in range(1, exact.shape[1]):
-        steps[j - 1] = np.rint(31 * np.sqrt(np.clip(here - exact[:, j], 0.0, -LOWEST) / -LOWEST))
-        here = here - _DIFFERENCES[steps[j - 1]]
-    return first, steps
-
-
-def _quantise_tails(tails: np.ndarray, others: int) -> tuple[np.ndarray, np.ndarray]:
+def _quantise_tails(tails: np.ndarray, log_size: float) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [n], int64 [G - 1, n]."""
     exact = np.clip(np.nan_to_num(tails, neginf=LOWEST), LOWEST, None)
     first = np.rint(254 * np.sqrt(np.minimum(exact[:, 0], 0.0) / LOWEST)).astype(np.uint8)
     steps = np.zeros((tails.shape[1] - 1, len(tails)), dtype=np.int64)
     known = [_TAILS[first]]
     for g in range(1, tails.shape[1]):
-        foretold = _foretell(known, others)
+        foretold = _foretell(known, log_size)
         steps[g - 1] = np.rint((exact[:, g] - foretold) / TAIL_STEP)
         known.append(foretold + TAIL_STEP * steps[g - 1])
     none = ~np.isfinite(tails).any(1)
@@ -261,18 +241,18 @@ def _quantise_tails(tails: np.ndarray, others: int) -> tuple[np.ndarray, np.ndar
     return np.where(none, NO_TAIL, first).astype(np.uint8), steps
 
 
-def _tails(first: np.ndarray, steps: np.ndarray, others: int) -> np.ndarray:
+def _tails(first: np.ndarray, steps: np.ndarray, log_size: float) -> np.ndarray:
     """float64 [n, G]: log of the tail; -inf where there is none."""
     known = [_TAILS[np.minimum(first, NO_TAIL - 1)]]
     for g in range(1, len(TEMPERATURE_GRID)):
-        known.append(_foretell(known, others) + TAIL_STEP * steps[g - 1])
+        known.append(_foretell(known, log_size) + TAIL_STEP * steps[g - 1])
     return np.where((first == NO_TAIL)[:, None], -np.inf, np.stack(known, axis=1))
 
 
-def _foretell(known: list[np.ndarray], others: int) -> np.ndarray:
-    """The next tail. Its log is convex in 1/T and log(others) at 1/T = 0: below the chord, above the tangent."""
+def _foretell(known: list[np.ndarray], log_size: float) -> np.ndarray:
+    """The next tail. Its log is convex in 1/T and about log V at 1/T = 0: below the chord, above the tangent."""
     g = len(known)
-    chord = known[-1] + (1 - _BETAS[g] / _BETAS[g - 1]) * (np.log(max(others, 1)) - known[-1])
+    chord = known[-1] + (1 - _BETAS[g] / _BETAS[g - 1]) * (log_size - known[-1])
     if g == 1:
         return chord
     tangent = known[-1] + (known[-1] - known[-2]) * (_BETAS[g] - _BETAS[g - 1]) / (_BETAS[g - 1] - _BETAS[g - 2])

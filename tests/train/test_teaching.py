@@ -33,7 +33,7 @@ def metrics(out):
 def test_cache_and_live_teacher_teach_the_same(world, tmp_path, capsys):
     data, teacher, cache = world
     common = {"disable_distillation": False, "max_steps": 2}
-    run_train(settings(data, tmp_path / "live", teacher_model=str(teacher), **common))
+    run_train(settings(data, tmp_path / "live", teacher_model=str(teacher), teacher_top_k=16, **common))
     run_train(settings(data, tmp_path / "cached", use_cached_teacher_outputs=cache, **common))
     live, cached = metrics(tmp_path / "live"), metrics(tmp_path / "cached")
     for step in (1, 2):
