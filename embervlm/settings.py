@@ -101,6 +101,10 @@ class TrainSettings:
     alpha_end: float = option(
         0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, key="distillation.alpha_end"
     )
+    distillation_targets: str = option(
+        "resolved", "How the teacher is told in the student's tokens", group=_DISTILL, choices=("resolved", "strict"),
+        key="distillation.targets",
+    )  # fmt: skip
     teacher_top_k: int = option(
         48, "Most probabilities taken per position", group=_DISTILL, minimum=1, key="distillation.top_k"
     )

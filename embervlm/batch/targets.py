@@ -11,7 +11,8 @@ import numpy as np
 from embervlm.batch.encode import Encoded
 from embervlm.batch.memo import TARGET_BYTES, Memo
 from embervlm.data.record import Record
-from embervlm.distill.targets import ResponseTargets, TokenMap, project_batch
+from embervlm.distill.targets import ResponseTargets, TokenMap
+from embervlm.distill.variants import TARGETS
 from embervlm.errors import UserError
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.tokens import encode_spans
@@ -26,7 +27,15 @@ class TeacherTargets:
     The caller does not know whether the teacher is a cache or a model: both are a `LookUp`.
     """
 
-    def __init__(self, look_up: LookUp, token_map: TokenMap, student_tokenizer: Any, memory: int = TARGET_BYTES):
+    def __init__(
+        self,
+        look_up: LookUp,
+        token_map: TokenMap,
+        student_tokenizer: Any,
+        targets: str = "resolved",
+        memory: int = TARGET_BYTES,
+    ):
+        self._project = TARGETS[targets]
         self._look_up = look_up
         self._token_map = token_map
         self._tokenizer = student_tokenizer
@@ -62,7 +71,7 @@ class TeacherTargets:
                 ids = np.append(spans.ids, np.int32(self._tokenizer.eos_token_id))
                 jobs.append((ids, spans, output))
             counts.append(len(answers))
-        projected = iter(project_batch(jobs, self._token_map))
+        projected = iter(self._project(jobs, self._token_map))
         return [tuple(next(projected) for _ in range(count)) for count in counts]
 
 

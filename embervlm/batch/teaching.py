@@ -26,7 +26,7 @@ class Teaching:
     live: bool  # a model in this process
 
 
-def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
+def cached_teaching(cache: Any, student_tokenizer: Any, targets: str = "resolved") -> Teaching:
     """From an opened `TeacherCache`; the spellings of its tokens are kept in the cache's folder."""
     words = cache.token_bytes()
     token_map = build_token_map(
@@ -35,7 +35,7 @@ def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
     outputs = from_cache(cache, cache.folder)
     return Teaching(
         name=cache.info["teacher"]["name"],
-        targets=TeacherTargets(outputs, token_map, student_tokenizer),
+        targets=TeacherTargets(outputs, token_map, student_tokenizer, targets),
         outputs=outputs,
         token_bytes=words,
         tokenizer_fingerprint=cache.tokenizer_fingerprint,
@@ -44,7 +44,12 @@ def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
 
 
 def live_teaching(
-    teacher: Any, image_root: Path, student_tokenizer: Any, top_k: int, folder: Path | None = None
+    teacher: Any,
+    image_root: Path,
+    student_tokenizer: Any,
+    top_k: int,
+    folder: Path | None = None,
+    targets: str = "resolved",
 ) -> Teaching:
     """From a `Teacher` that is asked for every batch; `folder` keeps the spellings of its tokens between runs."""
     words = tokens.token_bytes(teacher.tokenizer)
@@ -53,7 +58,7 @@ def live_teaching(
     outputs = from_teacher(teacher, image_root, top_k)
     return Teaching(
         name=teacher.name,
-        targets=TeacherTargets(outputs, token_map, student_tokenizer),
+        targets=TeacherTargets(outputs, token_map, student_tokenizer, targets),
         outputs=outputs,
         token_bytes=words,
         tokenizer_fingerprint=fingerprint,

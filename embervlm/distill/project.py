@@ -4,8 +4,7 @@ Anchored positions: both models have read the same bytes, so P(u) = sum of p_w o
 e(w) begins with u. Interior positions: the student is inside a teacher token; condition on the teacher tokens whose
 spelling begins with the student tokens read since that token began, and look one place further in the spelling.
 
-The realised branch: where the realised student token u* reaches over several teacher tokens t1..tm, the product
-p(t1) p(t2 | t1) .. p(tm | ..) of p(t1) belongs to u*; what is left of p(t1) stays with e(t1).
+The realised token's own mass is shared out by what the teacher says next: see `branch`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embervlm.distill.align import INTERIOR, NONE, Alignment, align
+from embervlm.distill.branch import LOST, OUT, Branch, Places, Said, resolve
 from embervlm.distill.token_map import TokenMap
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, stack_entries
 from embervlm.tokens import Spans
@@ -23,7 +23,10 @@ from embervlm.tokens import Spans
 NOISE = 1e-6
 """A tail below this share of the normaliser is the rounding of fp32 log-probabilities: nothing is left there."""
 
-_BETAS = 1 / np.array(TEMPERATURE_GRID)
+BETAS = 1 / np.array(TEMPERATURE_GRID)
+
+Response = tuple[np.ndarray, Spans, TeacherOutputs]
+"""Student ids, student spans and the teacher's outputs of one response: the arguments of `project`."""
 
 
 @dataclass(frozen=True)
@@ -49,86 +52,85 @@ def project(
     return project_batch([(student_ids, student_spans, outputs)], token_map)[0]
 
 
-def project_batch(
-    responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]], token_map: TokenMap
-) -> list[ResponseTargets]:
+def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
     """Project many responses in one pass: for short answers far faster than one by one."""
     if not responses:
         return []
-    student, teacher, sizes = _join(responses)
-    said = [outputs for _, _, outputs in responses]
-    top_ids, top_logprobs = stack_entries(said)
+    student, teacher, sizes = join(responses)
+    outputs = [output for _, _, output in responses]
+    top_ids, top_logprobs = stack_entries(outputs)
     normalisers, realised = (
-        np.concatenate([getattr(outputs, name) for outputs in said])
+        np.concatenate([getattr(output, name) for output in outputs])
         for name in ("log_normalisers", "realised_logprobs")
     )
     alignment = align(student, teacher)
-    without_blank, kinds = _usable(alignment, teacher, token_map)
+    without_blank, group, kinds = usable(alignment, teacher, token_map)
     rows = np.flatnonzero(kinds != NONE)
-    first = alignment.first[rows]
-    depth = rows - alignment.boundary[rows]
-    read = _Read(token_map, student.ids, alignment.boundary[rows], depth, without_blank[rows])
+    places = Places(
+        rows, alignment.first[rows], alignment.last[rows], alignment.boundary[rows], without_blank[rows], student.ids
+    )
+    said = Said(teacher.ids, realised.astype(np.float64), top_ids, top_logprobs.astype(np.float64), group)
+    interior = kinds[rows] == INTERIOR
 
-    # The realised token, apart from the others: the share `follow` of its mass goes on to the realised student token.
-    real = teacher.ids[first]
-    chain = np.concatenate([[0.0], np.cumsum(realised, dtype=np.float64)])
-    real_logp = realised[first].astype(np.float64)
-    follow = np.exp(np.minimum(chain[alignment.last[rows]] - chain[first + 1], 0.0))
-    real_mass = np.exp(real_logp)
-    real_next, _ = read.next(real[:, None])
-    stays = real_mass * (1 - follow)
+    # The realised token, apart from the others.
+    real = teacher.ids[places.first]
+    real_mass = np.exp(said.logp[places.first])
+    branch = resolve(token_map.branches, said, places, _next(token_map, places, real[:, None])[0][:, 0])
+    real_lost, real_out = (
+        np.bincount(branch.row, np.where(branch.ids == fate, branch.mass, 0.0), len(rows)) for fate in (LOST, OUT)
+    )
 
-    head, logp = top_ids[first], top_logprobs[first].astype(np.float64)
-    head_next, compatible = read.next(head)
+    head, logp = top_ids[places.first], said.head_logp[places.first]
+    head_next, compatible = _next(token_map, places, head)
     is_real = head == real[:, None]
     counted = compatible & ~is_real
     mass = np.where(counted, np.exp(logp), 0.0)
     lost = counted & (head_next < 0)  # no spelling, or it ends here and what follows is unknown: part of the rest
 
-    ids = np.concatenate([np.where(counted, head_next, -1), real_next, student.ids[rows][:, None]], axis=1)
-    masses = np.concatenate([mass, stays[:, None], (real_mass * follow)[:, None]], axis=1)
-    real_lost = np.where(real_next[:, 0] < 0, stays, 0.0)
-
     # Anchored: the rest is everything outside the head, exactly, at each T.
-    tempered = np.exp(logp[:, :, None] * _BETAS)
-    whole = np.exp(normalisers[first].astype(np.float64))
+    tempered = np.exp(logp[:, :, None] * BETAS)
+    whole = np.exp(normalisers[places.first].astype(np.float64))
     tail = whole - (tempered * ~lost[:, :, None]).sum(1)
-    tail -= np.where(is_real.any(1)[:, None], 0.0, np.exp(real_logp[:, None] * _BETAS))
-    tail = np.where(tail > NOISE * whole, tail, 0.0) + real_lost[:, None] ** _BETAS
+    tail -= np.where(is_real.any(1)[:, None], 0.0, real_mass[:, None] ** BETAS)
+    tail = np.where(tail > NOISE * whole, tail, 0.0) + real_lost[:, None] ** BETAS
     # Interior: renormalised over what is compatible; how much of the teacher's tail is compatible nobody knows.
-    interior = kinds[rows] == INTERIOR
-    total = np.where(interior, mass.sum(1) + real_mass, 1.0)[:, None]
+    total = np.where(interior, np.maximum(mass.sum(1) + real_mass - real_out, np.finfo(float).tiny), 1.0)[:, None]
     unknown = ((mass * lost).sum(1) + real_lost)[:, None] / total
-    tail = np.where(interior[:, None], unknown**_BETAS, tail)
+    tail = np.where(interior[:, None], unknown**BETAS, tail)
 
-    event_ids, event_mass = _merge(ids, masses / total)
+    ids = np.concatenate([np.where(counted, head_next, -1), student.ids[rows][:, None]], axis=1)
+    masses = np.concatenate([mass, branch.kept[:, None]], axis=1)
+    event_ids, event_mass = merge(*_beside(ids, masses, branch))
     with np.errstate(divide="ignore"):
-        return _split(sizes, kinds, rows, event_ids, np.log(event_mass), np.log(tail))
+        return split(sizes, kinds, rows, event_ids, np.log(event_mass / total), np.log(tail))
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What the student has read since the teacher token began, for each of R rows."""
-
-    token_map: TokenMap
-    student_ids: np.ndarray  # [M], the whole batch
-    boundary: np.ndarray  # [R], where reading began
-    depth: np.ndarray  # [R], how many tokens have been read
-    without_blank: np.ndarray  # bool [R]
-
-    def next(self, teacher_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For teacher tokens [R, k]: the student token that comes next in each spelling (-1: none), and whether the
-        spelling begins with what has been read. A token that does not has no next one."""
-        spelled = self.token_map.rows(teacher_ids, self.without_blank[:, None])
-        compatible = np.ones(spelled.shape, dtype=bool)
-        for place in range(int(self.depth.max(initial=0))):
-            deeper = np.flatnonzero(self.depth > place)
-            was_read = self.student_ids[self.boundary[deeper] + place]
-            compatible[deeper] &= self.token_map.token(spelled[deeper], place) == was_read[:, None]
-        return np.where(compatible, self.token_map.token(spelled, self.depth[:, None]), -1), compatible
+def _next(token_map: TokenMap, places: Places, teacher_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For teacher tokens [R, k]: the student token that comes next in each spelling (-1: none), and whether the
+    spelling begins with what has been read. A token that does not has no next one."""
+    spelled = token_map.rows(teacher_ids, places.without_blank[:, None])
+    depth = places.rows - places.boundary
+    compatible = np.ones(spelled.shape, dtype=bool)
+    for place in range(int(depth.max(initial=0))):
+        deeper = np.flatnonzero(depth > place)
+        was_read = places.student_ids[places.boundary[deeper] + place]
+        compatible[deeper] &= token_map.token(spelled[deeper], place) == was_read[:, None]
+    return np.where(compatible, token_map.token(spelled, depth[:, None]), -1), compatible
 
 
-def _join(responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]]) -> tuple[Spans, Spans, list[int]]:
+def _beside(ids: np.ndarray, masses: np.ndarray, branch: Branch) -> tuple[np.ndarray, np.ndarray]:
+    """The branch's events in columns of their own beside those of the head."""
+    events = np.flatnonzero(branch.ids >= 0)
+    order = events[np.argsort(branch.row[events], kind="stable")]
+    row = branch.row[order]
+    column = np.arange(len(row)) - np.searchsorted(row, row)
+    more_ids = np.full((len(ids), int(column.max(initial=-1)) + 1), -1, dtype=np.int64)
+    more_masses = np.zeros(more_ids.shape)
+    more_ids[row, column], more_masses[row, column] = branch.ids[order], branch.mass[order]
+    return np.concatenate([ids, more_ids], axis=1), np.concatenate([masses, more_masses], axis=1)
+
+
+def join(responses: Sequence[Response]) -> tuple[Spans, Spans, list[int]]:
     """All responses as one text, each after the other with a gap of one byte, so that one alignment serves all."""
     sides: tuple[list[Spans], list[Spans]] = ([], [])
     sizes, base = [], 0
@@ -155,9 +157,10 @@ def _join(responses: Sequence[tuple[np.ndarray, Spans, TeacherOutputs]]) -> tupl
     return joined[0], joined[1], sizes
 
 
-def _usable(alignment: Alignment, teacher: Spans, token_map: TokenMap) -> tuple[np.ndarray, np.ndarray]:
-    """Where the teacher's token lost its leading blank to the template, and the kinds without the rows that cannot be
-    told: a token that reaches out of the answer otherwise, or a gap in the chain of teacher tokens."""
+def usable(alignment: Alignment, teacher: Spans, token_map: TokenMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the teacher's token lost its leading blank to the template; numbers that are equal where teacher tokens
+    follow each other without a gap; and the kinds without the rows that cannot be told: a token that reaches out of
+    the answer otherwise, or a gap in the chain of teacher tokens."""
     first, last = np.maximum(alignment.first, 0), np.maximum(alignment.last, 1)
     real = teacher.ids[first]
     inside = real < len(token_map.sizes)
@@ -166,10 +169,10 @@ def _usable(alignment: Alignment, teacher: Spans, token_map: TokenMap) -> tuple[
     without_blank = (excess == 1) & token_map.blank[real]
     gaps = np.concatenate([[0], np.cumsum(teacher.ends[:-1] != teacher.starts[1:])])
     whole = gaps[last - 1] == gaps[first]
-    return without_blank, np.where(((excess == 0) | without_blank) & whole, alignment.kinds, np.int8(NONE))
+    return without_blank, gaps, np.where(((excess == 0) | without_blank) & whole, alignment.kinds, np.int8(NONE))
 
 
-def _merge(ids: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def merge(ids: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Adds up the mass of equal ids within each row [R, E]; by falling mass, empty places (-1, 0) last."""
     ids = np.where(masses > 0, ids, -1)
     order = np.argsort(ids, axis=1)
@@ -187,7 +190,7 @@ def _merge(ids: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return named[:, :width], summed[:, :width]
 
 
-def _split(
+def split(
     sizes: list[int], kinds: np.ndarray, rows: np.ndarray, ids: np.ndarray, logprobs: np.ndarray, log_tail: np.ndarray
 ) -> list[ResponseTargets]:
     """One ResponseTargets per response, with empty rows where there is no target."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embervlm import tokens
+from embervlm.distill.branch import Branches
+from embervlm.distill.spell import Speller
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TokenMap:
     offsets: np.ndarray  # int64 [2V + 2]
     sizes: np.ndarray  # int32 [V], bytes of each teacher token, 0 for special ones
     blank: np.ndarray  # bool [V], the token's first byte is a blank
+    branches: Branches | None = field(default=None, compare=False)  # None: the realised branch is not resolved
 
     @classmethod
     def from_spellings(
@@ -58,6 +60,16 @@ class TokenMap:
         row = int(self.rows(np.asarray(token_id), np.asarray(False)))
         return self.flat[self.offsets[row] : self.offsets[row + 1]].tolist()
 
+    def longest_prefix(self, token_id: int) -> int:
+        """The longest student token that begins the bytes of a teacher token; -1: none."""
+        word = self.branches.words[token_id] if self.branches and token_id < len(self.sizes) else b""
+        if self.branches is None or not word:
+            return int(self.token(self.rows(np.asarray(token_id), np.asarray(False)), 0))
+        return self.branches.spell.longest_prefix(word)
+
+
+_KEPT = ("flat", "offsets", "sizes", "blank")
+
 
 def build_token_map(
     teacher_bytes: Sequence[bytes | None],
@@ -78,79 +90,36 @@ def build_token_map(
     a character) is spelled by the longest student tokens that match its bytes.
     """
     student_fingerprint = tokens.fingerprint(student_tokenizer)
+    equal = teacher_fingerprint == student_fingerprint
+    spell = Speller(student_tokenizer)
+    # With equal tokenizers the target is the teacher's own distribution, also where it splits a word unusually.
+    branches = None if equal else Branches(teacher_bytes, spell)
     path = None
     if folder is not None:
         words = hashlib.sha256(repr((teacher_fingerprint, end_of_turn_id, teacher_bytes)).encode()).hexdigest()[:16]
         path = Path(folder) / f"token-map-{words}-{student_fingerprint}.npz"
         kept = _load(path)
         if kept is not None:
-            return kept
-    if teacher_fingerprint == student_fingerprint:
+            return replace(kept, branches=branches)
+    if equal:
         plain = [[token_id] for token_id in range(len(teacher_bytes))]
     else:
-        plain = _spell(teacher_bytes, student_tokenizer)
+        plain = spell(teacher_bytes)
     tails = [word[1:] if word and word.startswith(b" ") else None for word in teacher_bytes]
-    stripped = _spell(tails, student_tokenizer)
+    stripped = spell(tails)
     without = [cut if tail is not None else whole for tail, cut, whole in zip(tails, stripped, plain, strict=True)]
     eos = [int(student_tokenizer.eos_token_id)]
     plain[end_of_turn_id], without[end_of_turn_id] = eos, eos
     built = TokenMap.from_spellings(plain, without, teacher_bytes)
     if path is not None:
         _save(path, built)
-    return built
-
-
-def _spell(words: Sequence[bytes | None], tokenizer: Any) -> list[list[int]]:
-    """Student ids for each byte string; None and the empty string have none."""
-    alphabet = tokens.token_bytes(tokenizer)
-    texts: list[str | None] = []
-    for word in words:
-        try:
-            texts.append(word.decode("utf-8") if word else None)
-        except UnicodeDecodeError:
-            texts.append(None)
-    readable = [text for text in texts if text is not None]
-    encoded = iter(_encode(readable, tokenizer))
-    by_bytes = {word: token_id for token_id, word in enumerate(alphabet) if word}
-    longest = max(map(len, by_bytes), default=0)
-    spellings: list[list[int]] = []
-    for word, text in zip(words, texts, strict=True):
-        ids = next(encoded) if text is not None else None
-        # A tokenizer may add a blank, normalise, or read a special token into the text: then the bytes differ.
-        if word and (ids is None or b"".join(alphabet[token_id] or b"\xff\xff" for token_id in ids) != word):
-            ids = _longest_match(word, by_bytes, longest)
-        spellings.append(list(ids or ()))
-    return spellings
-
-
-def _encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    backend = copy.deepcopy(backend)  # a copy, because padding and truncation are state of the backend
-    backend.no_padding()
-    backend.no_truncation()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def _longest_match(word: bytes, by_bytes: dict[bytes, int], longest: int) -> list[int]:
-    """Greedy spelling from the left; stops where no student token matches."""
-    ids, at = [], 0
-    while at < len(word):
-        for size in range(min(longest, len(word) - at), 0, -1):
-            if (token_id := by_bytes.get(word[at : at + size])) is not None:
-                ids.append(token_id)
-                at += size
-                break
-        else:
-            break
-    return ids
+    return replace(built, branches=branches)
 
 
 def _load(path: Path) -> TokenMap | None:
     try:
         with np.load(path) as kept:
-            return TokenMap(*(kept[field.name] for field in fields(TokenMap)))
+            return TokenMap(*(kept[name] for name in _KEPT))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # absent, or torn by something that is not us: it is made again
 
@@ -159,5 +128,5 @@ def _save(path: Path, token_map: TokenMap) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with partial.open("wb") as file:
-        np.savez(file, **{field.name: getattr(token_map, field.name) for field in fields(TokenMap)})
+        np.savez(file, **{name: getattr(token_map, name) for name in _KEPT})
     os.replace(partial, path)

@@ -43,13 +43,20 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
     if settings.use_cached_teacher_outputs is not None:
         cache = TeacherCache(settings.use_cached_teacher_outputs)
         cache.require(data={"train": prepared.fingerprint("train")})
-        return _from_cache(cache, prepared, processor)
+        return _from_cache(cache, prepared, processor, settings.distillation_targets)
     folder = settings.output_dir / f"stage{stage}"
     cache_or_why = _beside(folder / "teacher_outputs", settings.teacher_model, prepared)
     if isinstance(cache_or_why, TeacherCache):
-        return _from_cache(cache_or_why, prepared, processor)
+        return _from_cache(cache_or_why, prepared, processor, settings.distillation_targets)
     teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
-    teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
+    teaching = live_teaching(
+        teacher,
+        prepared.image_root,
+        processor.tokenizer,
+        settings.teacher_top_k,
+        folder,
+        settings.distillation_targets,
+    )
     size = sum(parameter.numel() for parameter in teacher.model.parameters())
     note = (
         f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{cache_or_why}. A cache is 3 to 5 times faster."
@@ -70,9 +77,9 @@ def _beside(folder: Path, teacher: str, prepared: PreparedSet) -> TeacherCache |
     return cache if name == teacher else f" ({folder} is about teacher {name} and is not used)"
 
 
-def _from_cache(cache: TeacherCache, prepared: PreparedSet, processor: Any) -> Lesson:
+def _from_cache(cache: TeacherCache, prepared: PreparedSet, processor: Any, targets: str) -> Lesson:
     about_val = cache.info["data"].get("val") == prepared.fingerprint("val")
     note = f"Teacher: {cache.info['teacher']['name']}, from {cache.folder} ({len(cache):,} records)."
     if not about_val:
         note += " It says nothing about val: no KL is measured during training."
-    return Lesson(cached_teaching(cache, processor.tokenizer), about_val, note)
+    return Lesson(cached_teaching(cache, processor.tokenizer, targets), about_val, note)

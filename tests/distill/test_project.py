@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embervlm.distill.align import ANCHORED, INTERIOR, NONE
+from embervlm.distill.branch import DEEPER, FLOOR
 from embervlm.distill.loss import LossOptions, chunked_loss
 from embervlm.distill.project import ResponseTargets, project, project_batch
 from embervlm.distill.targets import collate_targets
-from embervlm.distill.token_map import TokenMap
-from embervlm.teachers.outputs import TEMPERATURE_GRID
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
 from embervlm.tokens import Spans
 from tests.distill.tiny_text import Vocabulary, make_map, make_outputs
 
@@ -46,8 +46,9 @@ def setting(teacher: Vocabulary, student: Vocabulary, text: bytes, seed: int, k:
     return outputs, student_ids, student_spans, p
 
 
-def brute_force(teacher: Vocabulary, student: Vocabulary, text: bytes, p: np.ndarray, j: int):
-    """(kind, distribution [V_student], rest) of student position j, word by word, from the definitions alone."""
+def brute_force(teacher: Vocabulary, student: Vocabulary, text: bytes, outputs: TeacherOutputs, p: np.ndarray, j: int):
+    """(kind, distribution [V_student], rest) of student position j, word by word, from the definitions alone; the
+    words after the first are known where they are in the head."""
     t_ids, s_ids = [*teacher.encode(text), teacher.end], [*student.encode(text), student.end]
     t_bytes = [teacher.words[i] if i < teacher.end else b"" for i in t_ids]
     s_bytes = [student.words[i] if i < student.end else b"" for i in s_ids]
@@ -58,24 +59,37 @@ def brute_force(teacher: Vocabulary, student: Vocabulary, text: bytes, p: np.nda
     if t_starts[i] not in s_starts:
         return NONE, None, None
     j0 = max(x for x in range(len(s_ids)) if s_starts[x] == t_starts[i])
-    read = s_ids[j0:j]
-    reaching = [x for x in range(i + 1, len(t_ids)) if t_starts[x] < stop]
-    share = np.prod([p[x, t_ids[x]] for x in reaching]) if reaching else 1.0
-    out, rest, total = np.zeros(student.end + 1), 0.0, 0.0
-    for w in range(teacher.end + 1):
-        spelled = student.encode(teacher.words[w]) if w < teacher.end else [student.end]
-        agrees = spelled[: len(read)] == read
-        mass = p[i, w]
-        if w == t_ids[i]:
-            total += mass
-            out[s_ids[j]] += mass * share
-            mass *= 1 - share
-        elif agrees:
-            total += mass
-        if agrees and len(spelled) > len(read):
+    read, wanted = s_ids[j0:j], s_ids[j]
+    reaching = max([i, *(x for x in range(len(t_ids)) if t_starts[x] < stop)]) + 1
+    identical = teacher is student
+    out, fate = np.zeros(student.end + 1), {"lost": 0.0, "incompatible": 0.0}
+
+    def give(spelled: list[int], mass: float) -> None:
+        if spelled[: len(read)] != read:
+            fate["incompatible"] += mass
+        elif len(spelled) == len(read):
+            fate["lost"] += mass
+        else:
             out[spelled[len(read)]] += mass
-        elif agrees or w == t_ids[i]:
-            rest += mass
+
+    for w in range(teacher.end + 1):
+        if w != t_ids[i]:
+            give(student.encode(teacher.words[w]) if w < teacher.end else [student.end], p[i, w])
+    mass, said, x = p[i, t_ids[i]], t_bytes[i], i + 1
+    while not identical and x < min(len(t_ids), reaching + DEEPER + 1):
+        spelled = student.encode(said)
+        for w in range(teacher.end + 1):
+            share = mass * p[x, w]
+            looked_at = w < teacher.end and w in outputs.top_ids[x] and share >= FLOOR
+            if w != t_ids[x]:
+                give(student.encode(said + teacher.words[w]) if looked_at else spelled, share)
+        mass *= p[x, t_ids[x]]
+        if t_ids[x] == teacher.end or (x >= reaching and spelled[: len(read) + 1] == [*read, wanted]):
+            break
+        said, x = said + t_bytes[x], x + 1
+    out[wanted] += mass
+    total = out.sum() + fate["lost"] if start > t_starts[i] else 1.0
+    rest = fate["lost"] + (fate["incompatible"] if start == t_starts[i] else 0.0)
     return (ANCHORED if start == t_starts[i] else INTERIOR), out / total, rest / total
 
 
@@ -86,7 +100,7 @@ def test_projection_equals_enumeration(teacher: Vocabulary, student: Vocabulary,
     outputs, student_ids, spans, p = setting(teacher, student, text, seed)
     targets = project(student_ids, spans, outputs, make_map(teacher, student))
     for j in range(len(student_ids)):
-        kind, expected, expected_rest = brute_force(teacher, student, text, p, j)
+        kind, expected, expected_rest = brute_force(teacher, student, text, outputs, p, j)
         assert targets.kinds[j] == kind
         if kind == NONE:
             assert (targets.ids[j] == -1).all()
@@ -109,8 +123,7 @@ def test_cut_head_keeps_its_entries_and_the_rest_is_exact_at_each_temperature(
         outside = p[i, [w for w in range(teacher.end + 1) if w not in head]]
         inside = p.copy()
         inside[i, [w for w in range(teacher.end + 1) if w not in head]] = 0
-        _, events, _ = brute_force(teacher, student, text, inside, int(j))
-        events *= inside[i].sum()
+        _, events, _ = brute_force(teacher, student, text, outputs, inside, int(j))
         for temperature in TEMPERATURE_GRID:
             tail = (outside ** (1 / temperature)).sum()
             normaliser = (events ** (1 / temperature)).sum() + tail
@@ -219,11 +232,23 @@ def test_a_batch_is_projected_as_its_responses_one_by_one():
 
 
 def test_what_a_realised_token_without_spelling_leaves_behind_goes_to_the_rest():
-    teacher, student = Vocabulary((b"1", b"0")), Vocabulary((b"1", b"0", b"10"))
-    token_map = TokenMap.from_spellings([[], [1], [3]], [[], [1], [3]], [b"1", b"0", None])
+    """The student cannot write "1" alone: what the teacher puts on anything but "10" is no event."""
+    teacher, student = Vocabulary((b"1", b"0")), Vocabulary((b"0", b"10"))
     p = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
     outputs = make_outputs(teacher.spans(b"10", end=True), np.log(p), 3)
-    ids = np.array([2, 3], dtype=np.int32)
-    got, rest = distribution(project(ids, student.spans(b"10", end=False), outputs, token_map), 0, 4)
-    np.testing.assert_allclose(got, [0, 0.3, 0.3, 0.1], atol=1e-6)
+    ids = np.array([1, 2], dtype=np.int32)
+    token_map = make_map(teacher, student)
+    got, rest = distribution(project(ids, student.spans(b"10", end=False), outputs, token_map), 0, 3)
+    np.testing.assert_allclose(got, [0.3, 0.3, 0.1], atol=1e-6)
     assert rest == pytest.approx(0.3, abs=1e-6)
+
+
+def test_a_word_that_goes_on_is_another_token():
+    """ " cat" is settled by itself, but the teacher says what may follow: "alog" makes it one token of the student."""
+    teacher, student = Vocabulary((b" cat", b"alog", b"s", b" a")), Vocabulary((b" cat", b" catalog", b"s", b" a"))
+    p = np.array([[0.7, 0.1, 0.1, 0.05, 0.05], [0.05, 0.3, 0.2, 0.35, 0.1], [0.1, 0.1, 0.1, 0.1, 0.6]])
+    outputs = make_outputs(teacher.spans(b" cat a", end=True), np.log(p), 5)
+    ids = np.array([0, 3, 4], dtype=np.int32)
+    targets = project(ids, student.spans(b" cat a", end=False), outputs, make_map(teacher, student))
+    got, _ = distribution(targets, 0, 5)
+    np.testing.assert_allclose(got, [0.7 * 0.7, 0.7 * 0.3, 0.1, 0.05, 0.05], atol=1e-6)

@@ -81,7 +81,7 @@ def test_map_is_kept_by_fingerprints_and_a_torn_file_is_made_again(
     made = build_token_map(words, "teacher", 2, student, tmp_path)
     (kept,) = tmp_path.iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr("embervlm.distill.token_map._spell", lambda *_: pytest.fail("the kept map was not used"))
+        patch.setattr(TokenMap, "from_spellings", lambda *_: pytest.fail("the kept map was not used"))
         again = build_token_map(words, "teacher", 2, student, tmp_path)
     np.testing.assert_array_equal(made.flat, again.flat)
     kept.write_bytes(kept.read_bytes()[:100])

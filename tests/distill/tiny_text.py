@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from embervlm.distill.branch import Branches
 from embervlm.distill.token_map import TokenMap
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
 from embervlm.tokens import Spans
@@ -23,8 +24,8 @@ class Vocabulary:
 
     def encode(self, text: bytes) -> list[int]:
         ids = []
-        while text:
-            word = max((w for w in self.words if text.startswith(w)), key=len)
+        while text and (fitting := [w for w in self.words if text.startswith(w)]):
+            word = max(fitting, key=len)
             ids.append(self.words.index(word))
             text = text[len(word) :]
         return ids
@@ -38,10 +39,31 @@ class Vocabulary:
         return Spans(*(np.asarray(column, dtype=np.int32) for column in (ids, starts, stops)))
 
 
+class TinySpeller:
+    """A vocabulary as `Branches` asks for one. Nothing parts words here: every continuation is looked at."""
+
+    blank_opens_word = False
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def together(self, texts: list[bytes]) -> list[list[int]]:
+        return [self.vocabulary.encode(text) for text in texts]
+
+    def parts(self, character: str, word: bytes) -> bool:
+        return False
+
+    def longest_prefix(self, word: bytes) -> int:
+        return next(iter(self.vocabulary.encode(word)), -1)
+
+
 def make_map(teacher: Vocabulary, student: Vocabulary) -> TokenMap:
+    """As `build_token_map` makes it; the same object twice are equal tokenizers."""
     plain = [student.encode(word) for word in teacher.words] + [[student.end]]
     cut = [student.encode(word[1:] if word[:1] == b" " else word) for word in teacher.words] + [[student.end]]
-    return TokenMap.from_spellings(plain, cut, [*teacher.words, None])
+    words = [*teacher.words, None]
+    branches = None if teacher is student else Branches(words, TinySpeller(student))
+    return replace(TokenMap.from_spellings(plain, cut, words), branches=branches)
 
 
 def make_outputs(spans: Spans, logits: np.ndarray, k: int) -> TeacherOutputs:

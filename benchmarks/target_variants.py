@@ -1,0 +1,70 @@
+"""Ways to tell the teacher in the student's tokens that the package does not offer, for the comparison only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from embervlm.distill.branch import Branches
+from embervlm.distill.project import Response, ResponseTargets, merge, project_batch
+from embervlm.distill.token_map import TokenMap
+from embervlm.distill.variants import anchored, by_word, targets
+
+
+def chain(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """First-token marginals and the realised chain: the branch is not resolved."""
+    assert token_map.branches is not None
+    branches = Branches(token_map.branches.words, token_map.branches.spell, floor=np.inf)
+    return project_batch(responses, replace(token_map, branches=branches))
+
+
+def marginal(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """First-token marginals alone, P(u) = sum of p(w) over e(w)[0] = u; anchored positions."""
+    said = anchored(responses, token_map)
+    rows = token_map.rows(said.head, np.zeros((1, 1), dtype=bool))
+    first = token_map.token(rows, 0)
+    ids, mass = merge(first, np.exp(said.logp))
+    return targets(said, said.rows, ids, mass, said.rest(first >= 0))
+
+
+def bpm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """BPM (arXiv 2607.22334): a word's probability goes to the longest student token that its bytes begin with; what
+    is outside the head, or begins with no student token, is the explicit residual. Anchored positions."""
+    said = anchored(responses, token_map)
+    roots = by_word(said.head, token_map.longest_prefix)
+    ids, mass = merge(roots, np.exp(said.logp))
+    return targets(said, said.rows, ids, mass, said.rest(roots >= 0))
+
+
+def xtoken(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """X-Token's sparse projection (arXiv 2605.21699): a word of several pieces is shared among all of them, with
+    weights 0.9, 0.09, 0.009 ... normalised (NVIDIA-NeMo/RL, tools/x_token); here from teacher to student."""
+    said = anchored(responses, token_map)
+    rows = token_map.rows(said.head, np.zeros((1, 1), dtype=bool))
+    pieces = np.stack([token_map.token(rows, place) for place in range(4)], axis=2)  # [R, k, 4]
+    weights = np.where(pieces >= 0, 0.9 * 0.1 ** np.arange(4), 0.0)
+    shares = weights / np.maximum(weights.sum(2, keepdims=True), 1e-12) * np.exp(said.logp)[:, :, None]
+    ids, mass = merge(pieces.reshape(len(rows), -1), shares.reshape(len(rows), -1))
+    return targets(said, said.rows, ids, mass, said.rest(pieces[:, :, 0] >= 0))
+
+
+def alm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """What ALM (arXiv 2503.20083) keeps of a chunk: the probability of the text that was said, and nothing of the other
+    words. Where one student token is a chunk of its own: {said, anything else}."""
+    found = []
+    for (ids, _, _), target in zip(responses, project_batch(responses, token_map), strict=True):
+        said = target.ids == np.asarray(ids)[:, None]
+        logp = np.where(said, target.logprobs, -np.inf).max(1, keepdims=True)
+        some = np.isfinite(logp[:, 0])
+        rest = np.log1p(-np.minimum(np.exp(logp.astype(np.float64)), 1 - 1e-9))
+        found.append(
+            ResponseTargets(
+                np.where(some, target.kinds, 0).astype(np.int8),
+                np.where(some, ids, -1)[:, None].astype(np.int32),
+                logp,
+                np.repeat(rest, target.log_tail.shape[1], 1),
+            )
+        )
+    return found
