@@ -195,7 +195,7 @@ class CacheSettings:
     batch_size: int = option(32, "Samples the teacher reads at once", minimum=1)
     top_k: int = option(48, "Most probabilities kept per position", minimum=1, maximum=254)
     min_share: float = option(
-        0.003, "Probabilities below this at T = 2 are left to the tail; 0 keeps top_k", minimum=0, maximum=1
+        0.0035, "Probabilities below this at T = 2 are left to the tail; 0 keeps top_k", minimum=0, maximum=1
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from embervlm import tokens
-from embervlm.distill.token_map import build_token_map
+from embervlm.distill.token_map import TokenMap, build_token_map
 
 TEXT = ["the cat sat on the mat, 12 cats and 345 mats", "déjà vu, 東京 and 😀"] * 20
 
