@@ -101,6 +101,14 @@ class TrainSettings:
     alpha_end: float = option(
         0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, key="distillation.alpha_end"
     )
+    distillation_loss: str = option(
+        "forward_kl", "Divergence: KL(teacher || student), KL(student || teacher), or Jensen-Shannon", group=_DISTILL,
+        choices=("forward_kl", "reverse_kl", "jsd"), key="distillation.loss",
+    )  # fmt: skip
+    jsd_beta: float = option(
+        0.5, "Jensen-Shannon's beta: 0 is the forward KL, 1 the reverse", group=_DISTILL, minimum=0.01, maximum=0.99,
+        key="distillation.jsd_beta",
+    )  # fmt: skip
     distillation_targets: str = option(
         "resolved", "How the teacher is told in the student's tokens", group=_DISTILL, choices=("resolved", "strict"),
         key="distillation.targets",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from embervlm.distill.divergences import DIVERGENCES
 from embervlm.distill.variants import TARGETS
 from embervlm.errors import UserError
 from embervlm.options import as_dict, flags_of, option, parse
@@ -189,6 +190,7 @@ def test_any_class_with_a_config_flag_reads_files(elsewhere: Path) -> None:
 def test_words_that_stand_in_two_places_agree() -> None:
     flags = flags_of(TrainSettings)
     assert flags["alpha_schedule"].choices == ALPHA_SCHEDULES
+    assert flags["distillation_loss"].choices == tuple(DIVERGENCES)
     assert flags["distillation_targets"].choices == tuple(TARGETS)
     assert flags["distillation_temperature"].limits == (TEMPERATURE_GRID[0], TEMPERATURE_GRID[-1])
     assert flags["teacher_top_k"].default == flags_of(CacheSettings)["top_k"].default

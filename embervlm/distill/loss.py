@@ -1,7 +1,8 @@
 """Cross-entropy and distillation in one pass over chunks of labelled positions; [N, V] is never held.
 
-L = sft_weight * sum(CE) / n + alpha * T^2 * sum(KL(teacher || student)) / n, where the teacher at one position is a
-short list of events (student tokens) with probabilities p_e and a rest r, everything else:
+L = sft_weight * sum(CE) / n + alpha * T^2 * sum(D) / n, where D is KL(teacher || student) or another of `divergences`.
+The teacher at one position is a short list of events (student tokens) with probabilities p_e and a rest r, everything
+else:
 
     KL = sum_e p_e (log p_e - log q_e) + r (log r - log q_rest),    q = softmax(z / T),  q_rest = 1 - sum_e q_e
 
@@ -9,6 +10,8 @@ The gradient has a closed form, so it is made while the chunk's logits are at ha
 (as Liger and open_clip's fused_linear_cross_entropy do):
 
     T dKL/dz_j = q_j - p_j for an event,   t_j (q_rest - r) otherwise,   t = softmax over the tokens that are no event
+
+With equal tokenizers and events that cover the vocabulary this is the full KL; the other divergences likewise.
 """
 
 from __future__ import annotations
@@ -20,21 +23,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from embervlm.distill.divergences import DIVERGENCES, forward_kl, reverse_kl
+
 if TYPE_CHECKING:
     from embervlm.distill.targets import Targets
-
-PROBABILITY_FLOOR = 1e-7
-"""Teacher probabilities below this are raised to it in KL(student || teacher), which is infinite at zero."""
 
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Weights of the two losses, the temperature, and how many positions share one block of logits."""
+    """Weights of the two losses, the temperature, the divergence, and how many positions share one block of logits."""
 
     alpha: float
     sft_weight: float
     temperature: float
     chunk: int = 1024
+    divergence: str = "forward_kl"  # a key of DIVERGENCES
+    jsd_beta: float = 0.5  # of "jsd": between the forward KL (0) and the reverse one (1)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LossParts:
 
     total: Tensor  # what is trained against; the only part that carries a gradient
     ce_sum: Tensor  # nats
+    distill_sum: Tensor  # the divergence that is trained on, at T, nats, without T^2
     kd_sum: Tensor  # KL(teacher || student) at T, nats, without T^2
     reverse_kd_sum: Tensor  # KL(student || teacher) at T over the same events, nats
     n_correct: Tensor  # labelled positions whose argmax is the label
@@ -102,8 +107,8 @@ def chunked_loss(
     n_labels = torch.tensor(labels.shape[0], device=hidden.device)
     n_targets = torch.zeros_like(n_labels) if targets is None else targets.has_target.sum()
     total = loss_sum / (n_labels.clamp(min=1) if num_items is None else num_items)
-    ce_sum, kd_sum, reverse_kd_sum, n_correct = sums.unbind()
-    return LossParts(total, ce_sum, kd_sum, reverse_kd_sum, n_correct, n_labels, n_targets)
+    ce_sum, distill_sum, kd_sum, reverse_kd_sum, n_correct = sums.unbind()
+    return LossParts(total, ce_sum, distill_sum, kd_sum, reverse_kd_sum, n_correct, n_labels, n_targets)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -126,7 +131,7 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=exact) if need_bias and bias is not None else None
-        sums = torch.zeros(4, dtype=exact, device=hidden.device)
+        sums = torch.zeros(5, dtype=exact, device=hidden.device)
         for start in range(0, hidden.shape[0], options.chunk):
             part = slice(start, start + options.chunk)
             h = hidden[part].to(dtype)
@@ -162,7 +167,7 @@ class _ChunkedLoss(torch.autograd.Function):
 def _chunk(
     logits: Tensor, labels: Tensor, rows: tuple[Tensor, ...] | None, options: LossOptions
 ) -> tuple[Tensor, Tensor]:
-    """Sums (ce, kd, reverse kd, correct) and the gradient of sft_weight * CE + alpha T^2 KL with respect to the logits.
+    """Sums (ce, divergence, kd, reverse kd, correct) and the gradient of sft_weight * CE + alpha T^2 D.
 
     logits: [C, V] in fp32 or fp64, overwritten.
     """
@@ -175,14 +180,14 @@ def _chunk(
     ce = (highest - picked + mass.log()).sum()
     grad *= (options.sft_weight / mass)[:, None]
     grad.scatter_add_(1, label, grad.new_full((len(labels), 1), -options.sft_weight))
-    kd = reverse = torch.zeros_like(ce)
+    distilled = ce.new_zeros(3)
     if rows is not None:
-        kd, reverse = _distill(logits.mul_(1 / options.temperature), rows, grad, options.alpha * options.temperature)
-    return torch.stack([ce, kd, reverse, correct.to(ce.dtype)]), grad
+        distilled = _distill(logits.mul_(1 / options.temperature), rows, grad, options)
+    return torch.cat([ce[None], distilled, correct.to(ce.dtype)[None]]), grad
 
 
-def _distill(scaled: Tensor, rows: tuple[Tensor, ...], grad: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """Sums of both divergences over the chunk; adds weight * (gradient with respect to z / T) to `grad`.
+def _distill(scaled: Tensor, rows: tuple[Tensor, ...], grad: Tensor, options: LossOptions) -> Tensor:
+    """[3]: sums over the chunk of the divergence and of both KL; adds the gradient of alpha T^2 D to `grad`.
 
     scaled: z / T [C, V], overwritten. The tail is summed by itself, not as one minus the head: it stays exact when
     the head holds nearly everything.
@@ -210,12 +215,13 @@ def _distill(scaled: Tensor, rows: tuple[Tensor, ...], grad: Tensor, weight: flo
     rest = torch.where(left, rest, 0.0)
     p = torch.where(valid, p, 0.0)
 
-    kd = (torch.xlogy(p, p) - p * log_q).sum(1) + torch.xlogy(rest, rest) - rest * log_q_rest
-    floor_p, floor_rest = p.clamp(min=PROBABILITY_FLOOR).log(), rest.clamp(min=PROBABILITY_FLOOR).log()
-    reverse = (q * (log_q - floor_p)).sum(1) + q_rest * (log_q_rest - floor_rest)
+    ours = torch.cat([p, rest[:, None]], 1)
+    theirs, log_theirs = torch.cat([q, q_rest[:, None]], 1), torch.cat([log_q, log_q_rest[:, None]], 1)
+    kd, reverse = (divergence(ours, theirs, log_theirs, 0.5)[0] for divergence in (forward_kl, reverse_kl))
+    value, slope = DIVERGENCES[options.divergence](ours, theirs, log_theirs, options.jsd_beta)
 
-    row_weight = torch.where(has_target, weight, 0.0).to(scaled.dtype)
-    grad.addcmul_(tail, (row_weight * (q_rest - rest) / tail_mass.clamp(min=torch.finfo(tail.dtype).tiny))[:, None])
-    grad.scatter_add_(1, index, row_weight[:, None] * (q - p))
-    zero = torch.zeros_like(kd)
-    return torch.where(has_target, kd, zero).sum(), torch.where(has_target, reverse, zero).sum()
+    # T^2 dD/dz = T dD/ds with s = z / T.
+    slope = slope * (options.alpha * options.temperature * has_target.to(slope.dtype))[:, None]
+    grad.addcmul_(tail, (slope[:, -1] / tail_mass.clamp(min=torch.finfo(tail.dtype).tiny))[:, None])
+    grad.scatter_add_(1, index, slope[:, :-1])
+    return (torch.stack([value, kd, reverse]) * has_target).sum(1)

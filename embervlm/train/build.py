@@ -143,7 +143,12 @@ def loss_schedule(settings: TrainSettings, distilled: bool) -> Any:
     def at(step: int, total: int) -> LossOptions:
         start = settings.distillation_alpha if settings.alpha_schedule == "constant" else settings.alpha_start
         alpha = alpha_at(step, total, settings.alpha_schedule, start, settings.alpha_end)
-        return LossOptions(*loss_weights(alpha, settings.sft_weight), temperature=settings.distillation_temperature)
+        return LossOptions(
+            *loss_weights(alpha, settings.sft_weight),
+            temperature=settings.distillation_temperature,
+            divergence=settings.distillation_loss,
+            jsd_beta=settings.jsd_beta,
+        )
 
     at(0, 1)  # impossible weights are told before training, not in its first step
     return at

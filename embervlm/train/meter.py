@@ -9,7 +9,7 @@ from torch import Tensor
 
 from embervlm.distill.loss import LossParts
 
-_SUMS = ("ce_sum", "kd_sum", "n_correct", "n_labels", "n_targets")
+_SUMS = ("ce_sum", "distill_sum", "n_correct", "n_labels", "n_targets")
 
 
 class Meter:
@@ -25,7 +25,7 @@ class Meter:
     def drain(self, over_ranks: Callable[[Tensor], Tensor], temperature: float) -> dict[str, float]:
         """The means since the last call, and `tokens` (input tokens read by all ranks). Starts anew.
 
-        sft_loss: mean cross-entropy per labelled position, nats. distill_loss: T^2 KL(teacher || student) at T summed
+        sft_loss: mean cross-entropy per labelled position, nats. distill_loss: T^2 times the divergence at T summed
         over the positions with a target, per *labelled* position, so that total = sft_weight * sft_loss + alpha *
         distill_loss holds; divided by target_share it is the mean where there is a target.
         """
