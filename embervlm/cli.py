@@ -40,7 +40,10 @@ VERBS = {
     "toy": Verb("settings:ToySettings", "data.toyworld:run_toy"),
     "prepare": Verb("data.settings:PrepareSettings", "data.prepare:run_prepare"),
     "train": Verb("settings:TrainSettings", "train.run:run_train"),
-    "cache": Verb("settings:CacheSettings", "teachers.cache:run_cache"),
+    "cache build": Verb("settings:CacheSettings", "teachers.cache:run_cache"),
+    "cache info": Verb("settings:CacheInfoSettings", "teachers.manage:run_info"),
+    "cache verify": Verb("settings:CacheVerifySettings", "teachers.manage:run_verify_cache"),
+    "cache merge": Verb("settings:CacheMergeSettings", "teachers.manage:run_merge"),
     "evaluate": Verb("settings:EvaluateSettings", "evaluate.runner:run_evaluate"),
     "report": Verb("settings:ReportSettings", "evaluate.report:run_report"),
     "infer": Verb("settings:InferenceSettings", "model.inference:run_inference"),
@@ -73,6 +76,10 @@ def _run(words: list[str]) -> int:
     if name in ("-h", "--help", "help"):
         print_verbs()
         return 0
+    if rest and f"{name} {rest[0]}" in VERBS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    elif inner := [verb for verb in VERBS if verb.startswith(f"{name} ")]:
+        raise UserError(f"embervlm {name} needs one more word: {', '.join(inner)}.")
     if name not in VERBS:
         raise UserError(f"There is no command {name!r}{did_you_mean(name, list(VERBS))} embervlm --help lists them.")
     verb = VERBS[name]

@@ -122,7 +122,7 @@ def plan(settings: DemoSettings) -> list[Phase]:
         ),
         _phase(
             "Let the teacher read every answer once, and keep what it says",
-            f"cache --teacher_model {TEACHER} --dataset_path {data}/stage2 --output_dir {cache} --batch_size 64",
+            f"cache build --teacher_model {TEACHER} --dataset_path {data}/stage2 --output_dir {cache} --batch_size 64",
         ),
         _phase(
             "Stage 2: follow instructions, taught by the teacher",
@@ -155,7 +155,7 @@ _CALLS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "toy": (ToySettings, run_toy),
     "prepare": (PrepareSettings, run_prepare),
     "train": (TrainSettings, run_train),
-    "cache": (CacheSettings, run_cache),
+    "cache build": (CacheSettings, run_cache),
     "evaluate": (EvaluateSettings, run_evaluate),
     "report": (ReportSettings, run_report),
 }
@@ -163,9 +163,10 @@ _CALLS: dict[str, tuple[type, Callable[[Any], Any]]] = {
 
 def _phase(title: str, command: str) -> Phase:
     """A phase that is exactly what the command line would do."""
-    verb, *words = shlex.split(command)
+    verb = next(verb for verb in _CALLS if command.startswith(f"{verb} "))
     settings, run = _CALLS[verb]
-    return Phase(title, [verb, *words], lambda words: run(parse(settings, words)))
+    words = shlex.split(command.removeprefix(verb))
+    return Phase(title, [*verb.split(), *words], lambda _: run(parse(settings, words)))
 
 
 def prepare_words(toy: Path, data: Path) -> list[str]:

@@ -74,7 +74,7 @@ class TrainSettings:
         False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, key="!distillation.enabled"
     )
     use_cached_teacher_outputs: Path | None = option(
-        None, "Folder of `embervlm cache`: no teacher is loaded, 3 to 5 times faster", group=_DISTILL,
+        None, "Folder of `embervlm cache build`: no teacher is loaded, 3 to 5 times faster", group=_DISTILL,
         key="distillation.cached_teacher_outputs",
     )  # fmt: skip
     distillation_alpha: float = option(
@@ -207,6 +207,30 @@ class CacheSettings:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+
+
+@dataclass(frozen=True)
+class CacheInfoSettings:
+    """Say what a teacher cache belongs to and what it weighs."""
+
+    cache: Path = option(_CACHE, "Folder of the cache")
+
+
+@dataclass(frozen=True)
+class CacheVerifySettings:
+    """Check every file and every record of a teacher cache."""
+
+    cache: Path = option(_CACHE, "Folder of the cache")
+    dataset_path: Path | None = option(None, "Prepared data set that it must belong to")
+
+
+@dataclass(frozen=True)
+class CacheMergeSettings:
+    """Join caches of one teacher that were built apart."""
+
+    caches: tuple[str, ...] = option((), "Folders of the caches, with commas between", shown="none")
+    dataset_path: Path | None = option(None, "Prepared data set that they are parts of", shown="one split each")
+    output_dir: Path = option(_CACHE, "Folder of the joined cache")
 
 
 @dataclass(frozen=True)

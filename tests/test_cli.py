@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}  # as if installed
 SCRIPTS = {
     "train_all": "train",
-    "cache_teacher_outputs": "cache",
+    "cache_teacher_outputs": "cache build",
     "evaluate": "evaluate",
     "download_teacher": "download-teacher",
     "test_teacher": "test-teacher",

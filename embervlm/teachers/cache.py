@@ -127,7 +127,7 @@ def build_cache(
 
 
 def run_cache(settings: CacheSettings) -> None:
-    """`embervlm cache`: let the teacher read the prepared set once and keep what it says."""
+    """`embervlm cache build`: let the teacher read the prepared set once and keep what it says."""
     prepared = open_prepared(settings.dataset_path)
     for split in settings.splits:  # complain about the data before a large model is loaded
         prepared.records(split)

@@ -10,8 +10,9 @@ llava_batch_0.safetensors ...  `codec` columns of some records of one source
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,7 @@ class TeacherCache:
                     "run cache_teacher_outputs.py again, which makes this shard anew and keeps the others"
                 )
         self._mapped: dict[int, codec.Columns] = {}
+        self._orders: dict[str, np.ndarray] = {}
         self._blocks: OrderedDict[tuple[int, int], codec.Block] = OrderedDict()
 
     def get(self, record_id: str) -> list[TeacherOutputs] | None:
@@ -61,7 +63,11 @@ class TeacherCache:
         if place is None:
             return None
         block, position = codec.place(self._shard(place[0]), place[1])
-        return codec.decode(self._block(place[0], block), position, record_id, self._order)
+        return codec.decode(self._block(place[0], block), position, record_id, self._order_of(place[0]))
+
+    def records(self) -> list[str]:
+        """The ids of all records, in the order of the shards."""
+        return list(self._index)
 
     def __contains__(self, record_id: object) -> bool:
         return record_id in self._index
@@ -80,12 +86,10 @@ class TeacherCache:
     def token_bytes(self) -> list[bytes | None]:
         """What `build_token_map` asks for: the bytes of each teacher token, None = special, or not in this cache."""
         columns = map_arrays(self.folder / VOCABULARY)
-        text, sizes, special, steps = (
-            zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special", "steps")
-        )
+        text, sizes, special = (zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special"))
         ends = np.cumsum(np.frombuffer(sizes, dtype="<u2")).tolist()
         words: list[bytes | None] = [None] * self.info["vocabulary"]
-        ids = np.cumsum(np.frombuffer(steps, dtype="<u4")).tolist()
+        ids = vocabulary_ids(self.folder / VOCABULARY).tolist()
         for number, start, end, hidden in zip(ids, [0, *ends], ends, special, strict=False):
             words[number] = None if hidden else text[start:end]
         return words
@@ -115,9 +119,12 @@ class TeacherCache:
             for row, name in enumerate(codec.record_names(self._shard(shard)))
         }
 
-    @cached_property
-    def _order(self) -> np.ndarray:
-        return read_order(self.folder / ORDER, self.info["vocabulary"])
+    def _order_of(self, shard: int) -> np.ndarray:
+        """The order of the ids that a shard was written with; each joined cache brought its own."""
+        name = self.info["shards"][shard].get("order", ORDER)
+        if name not in self._orders:
+            self._orders[name] = read_order(self.folder / name, self.info["vocabulary"])
+        return self._orders[name]
 
     def _shard(self, number: int) -> codec.Columns:
         if number not in self._mapped:
@@ -135,8 +142,7 @@ class TeacherCache:
         return self._blocks[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.__dict__.items() if name != "_order"}
-        return {**kept, "_mapped": {}, "_blocks": OrderedDict()}
+        return {**self.__dict__, "_mapped": {}, "_orders": {}, "_blocks": OrderedDict()}
 
 
 class CacheWriter:
@@ -217,11 +223,68 @@ class CacheWriter:
         self.manifest["files"] = sorted(entries, key=lambda entry: entry["name"])
 
     def _save(self) -> None:
-        counted = {key: sum(entry[key] for entry in self.manifest["shards"]) for key in ("records", "tokens", "bytes")}
-        counted["bytes"] += sum(entry["bytes"] for entry in self.manifest["files"])
-        per_token = round(counted["bytes"] / max(counted["tokens"], 1), 2)
-        self.manifest["totals"] = {**counted, "bytes_per_token": per_token}
+        self.manifest["totals"] = totals_of(self.manifest)
         write_whole(self.folder / MANIFEST, (json.dumps(self.manifest, indent=2) + "\n").encode())
+
+
+def join_caches(caches: Sequence[TeacherCache], folder: Path, data: Mapping[str, str] | None = None) -> None:
+    """One cache of several of one teacher, with their shards as they are; `folder` must not exist.
+
+    Args:
+        data: split -> fingerprint of the set that they are parts of; None: no split is in two caches.
+
+    Raises:
+        UserError: another teacher, other settings, a cache that is not complete, a record or a split in two of them.
+    """
+    first, seen = caches[0].info, Counter(name for cache in caches for name in cache.records())
+    for cache in caches:
+        cache.require()
+        refuse_other(cache.folder, cache.info, first["teacher"], {}, first["settings"])
+    twice = [name for name, count in seen.items() if count > 1]
+    if twice:
+        raise UserError(f"{len(twice):,} records are in more than one of these caches, {twice[0]} is the first.")
+    folder.mkdir(parents=True)
+    info: dict[str, Any] = {**first, "data": dict(data or {}), "files": [], "shards": []}
+    words: list[bytes | None] = [None] * first["vocabulary"]
+    occur: set[int] = set()
+    for number, cache in enumerate(caches):
+        if data is None and (shared := set(info["data"]) & set(cache.info["data"])):
+            raise UserError(
+                f"Split {min(shared)} is in more than one of these caches: pass --dataset_path, the prepared set that "
+                "they are parts of."
+            )
+        info["data"].update(cache.info["data"] if data is None else {})
+        for entry in (*cache.info["files"], *cache.info["shards"]):
+            if entry["name"] == VOCABULARY:
+                continue
+            name = f"{Path(entry['name']).stem}_{number}.safetensors"
+            shutil.copyfile(cache.folder / entry["name"], folder / name)
+            if entry in cache.info["files"]:
+                info["files"].append({**entry, "name": name})
+            else:
+                order = f"{Path(entry.get('order', ORDER)).stem}_{number}.safetensors"
+                info["shards"].append({**entry, "name": name, "order": order})
+        mine = cache.token_bytes()
+        listed = vocabulary_ids(cache.folder / VOCABULARY)
+        occur |= set(listed.tolist())
+        words = [word if word is not None else other for word, other in zip(mine, words, strict=True)]
+    size, digest = write_arrays(folder / VOCABULARY, vocabulary_of(np.array(sorted(occur)), words))
+    info["files"].append({"name": VOCABULARY, "bytes": size, "sha256": digest})
+    info["totals"] = totals_of(info)
+    write_whole(folder / MANIFEST, (json.dumps(info, indent=2) + "\n").encode())
+
+
+def vocabulary_ids(path: Path) -> np.ndarray:
+    """int64: the teacher's ids that a vocabulary file speaks about, rising."""
+    steps = np.frombuffer(zlib.decompress(map_arrays(path)["steps"].tobytes()), dtype="<u4")
+    return np.cumsum(steps, dtype=np.int64)
+
+
+def totals_of(info: Mapping[str, Any]) -> dict[str, float]:
+    """Records, tokens, bytes of all files but the manifest, and bytes a token."""
+    counted = {key: sum(entry[key] for entry in info["shards"]) for key in ("records", "tokens", "bytes")}
+    counted["bytes"] += sum(entry["bytes"] for entry in info["files"])
+    return {**counted, "bytes_per_token": round(counted["bytes"] / max(counted["tokens"], 1), 2)}
 
 
 def vocabulary_of(ids: np.ndarray, token_bytes: Sequence[bytes | None]) -> dict[str, np.ndarray]:
