@@ -41,6 +41,7 @@ class Branches:
         self.floor = floor
         self._silent = np.array([not word for word in self.words], dtype=bool)
         self._blank = np.array([spell.blank_opens_word and word[:1] == b" " for word in self.words], dtype=bool)
+        self._line_parts = spell.parts("\n", b"a")
         self._parted = np.zeros(128 * len(self.words), dtype=np.int8)  # by last character; 0: not looked at yet
 
     def join(self, ids: np.ndarray, texts: Sequence[bytes]) -> np.ndarray:
@@ -57,6 +58,17 @@ class Branches:
             character, word = divmod(pair, len(self.words))
             self._parted[pair] = 1 + self.spell.parts(chr(character), self.words[word])
         return joins & ~((key >= 0) & (self._parted[key] == 2))
+
+    def spellings(self, texts: Sequence[bytes]) -> list[list[int]]:
+        """Of texts that end in one more word, whatever may follow.
+
+        Two tokens of white space that end in a line break are spelled as before a word: had white space followed, the
+        teacher's own token for the run would have been due, and a student that splits as GPT-2 does takes the last
+        character of a run away from it when a word follows ("\\n\\n" is two tokens there, not one).
+        """
+        runs = [self._line_parts and text[-2:].isspace() and text[-1:] in b"\n\r\t" for text in texts]
+        spelled = self.spell.together([text + b"a" if run else text for text, run in zip(texts, runs, strict=True)])
+        return [spelling[:-1] if run else spelling for spelling, run in zip(spelled, runs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,7 @@ def _next_words(branches: Branches, said: Said, places: Places, rows: np.ndarray
     other &= branches.join(np.where(other, head, -1), texts)
     at, column = np.nonzero(other)
     pairs = [(i, texts[i] + branches.words[w]) for i, w in zip(at.tolist(), head[at, column].tolist(), strict=True)]
-    spelled = branches.spell.together([text for _, text in pairs])
+    spelled = branches.spellings([text for _, text in pairs])
     wanted, moves = places.student_ids[places.rows[rows]].tolist(), []
     begins = (places.rows == places.boundary)[rows].tolist()
     for (i, _), spelling, share in zip(pairs, spelled, mass[at, column].tolist(), strict=True):
@@ -150,7 +162,7 @@ def _along(branches: Branches, said: Said, places: Places, r: int) -> dict[int, 
         real, p_real = int(said.ids[after]), float(np.exp(said.logp[after]))
         head, p = said.head_ids[after], mass * np.exp(said.head_logp[after])
         other = (p >= branches.floor) & (head != real) & branches.join(head[None], [text])[0]
-        spelled = branches.spell.together([text + branches.words[w] for w in head[other].tolist()])
+        spelled = branches.spellings([text + branches.words[w] for w in head[other].tolist()])
         for spelling, share in zip(spelled, p[other].tolist(), strict=True):
             token_id = _place_in(spelling, places, r)
             shares[token_id] = shares.get(token_id, 0.0) + share
