@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from embervlm import tokens
 from embervlm.distill.align import INTERIOR, NONE, Alignment, align
 from embervlm.distill.branch import LOST, OUT, Branch, Places, Said, resolve
-from embervlm.distill.token_map import TokenMap
+from embervlm.distill.token_map import TokenMap, build_token_map
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, stack_entries
 from embervlm.tokens import Spans
 
@@ -50,6 +52,44 @@ def project(
         outputs: the teacher on the same response, with its top k tokens.
     """
     return project_batch([(student_ids, student_spans, outputs)], token_map)[0]
+
+
+def student_targets(
+    texts: Sequence[str],
+    outputs: Sequence[TeacherOutputs],
+    teacher_tokenizer: Any,
+    student_tokenizer: Any,
+    end_of_turn_id: int | None = None,
+    token_map: TokenMap | None = None,
+) -> list[ResponseTargets]:
+    """From what a teacher said about some texts to targets in the student's tokens; needs no trainer of ours.
+
+    Args:
+        texts: N responses, without templates or special tokens.
+        outputs: the teacher on each of them (`TeacherOutputs`: ids [n], byte spans [n], the k likeliest words [n, k],
+            log-normalisers [n, G], log-probability of the realised token [n]).
+        teacher_tokenizer, student_tokenizer: any two Hugging Face tokenizers; the student's needs an EOS.
+        end_of_turn_id: the teacher token that ends a response, it becomes the student's EOS; None: its EOS.
+        token_map: of the two tokenizers, from `build_token_map`, if it is at hand; seconds are saved.
+
+    Returns:
+        One `ResponseTargets` a text. Its rows are the m tokens of `student_tokenizer(text, add_special_tokens=False)`
+        and the EOS: row j is the target for predicting token j from the text before it, at T = 1. To temper it to T:
+        exp(logprobs / T) and exp(log_tail at T), divided by their sum (`collate_targets` does it for a batch).
+
+    Raises:
+        UserError: a tokenizer of no known family, or a text that it changes beyond following.
+    """
+    if token_map is None:
+        end = teacher_tokenizer.eos_token_id if end_of_turn_id is None else end_of_turn_id
+        token_map = build_token_map(
+            tokens.token_bytes(teacher_tokenizer), tokens.fingerprint(teacher_tokenizer), end, student_tokenizer
+        )
+    responses = []
+    for text, said in zip(texts, outputs, strict=True):
+        spans = tokens.encode_spans(student_tokenizer, text)
+        responses.append((np.append(spans.ids, np.int32(student_tokenizer.eos_token_id)), spans, said))
+    return project_batch(responses, token_map)
 
 
 def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:

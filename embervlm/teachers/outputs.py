@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record
+    from embervlm.tokens import Spans
 
 TEMPERATURE_GRID = (1.0, 1.25, 1.6, 2.0, 3.0, 4.0)
 """Temperatures whose normalisers are kept; any other one between the first and the last is interpolated in 1/T."""
@@ -36,6 +37,52 @@ class TeacherOutputs:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+def outputs_from_logits(
+    logits: np.ndarray, token_ids: np.ndarray, spans: Spans, top_k: int = 48, record_id: str = "", turn: int = 0
+) -> TeacherOutputs:
+    """The cached form of a teacher's logits: entries, normalisers, realised log-probabilities.
+
+    Args:
+        logits: float [n, V], row i the logits from which token i of the answer was to be predicted: the row of the
+            position *before* that token.
+        token_ids: int [n], the realised tokens of the answer, the end-of-turn token last.
+        spans: the bytes of the answer that each of them covers, in its `starts` and `ends`, int [n]; the end of turn
+            starts and ends at the last byte + 1.
+    """
+    exact = logits.astype(np.float64)
+    highest = exact.max(1, keepdims=True)
+    logp = exact - highest - np.log(np.exp(exact - highest).sum(1, keepdims=True))
+    top = np.argsort(-logp, axis=1, kind="stable")[:, :top_k]
+    normalisers = [np.log(np.exp(logp / temperature).sum(1)) for temperature in TEMPERATURE_GRID]
+    return TeacherOutputs(
+        record_id=record_id,
+        turn=turn,
+        token_ids=token_ids.astype(np.int32),
+        starts=spans.starts,
+        ends=spans.ends,
+        top_ids=top.astype(np.int32),
+        top_logprobs=np.take_along_axis(logp, top, 1).astype(np.float32),
+        log_normalisers=np.stack(normalisers, 1).astype(np.float32),
+        realised_logprobs=logp[np.arange(len(token_ids)), token_ids].astype(np.float32),
+    )
+
+
+def dense(outputs: TeacherOutputs, temperature: float, vocabulary: int) -> np.ndarray:
+    """float64 [n, V]: the cached form as a distribution at one temperature of the grid, the tail spread evenly.
+
+    Raises:
+        ValueError: a temperature that is not in TEMPERATURE_GRID.
+    """
+    at = TEMPERATURE_GRID.index(temperature)
+    probs = np.exp(outputs.top_logprobs / temperature - outputs.log_normalisers[:, [at]].astype(np.float64))
+    filled = outputs.top_ids >= 0
+    rest = np.clip(1 - probs.sum(1), 0.0, None) / np.maximum(vocabulary - filled.sum(1), 1)
+    whole = np.repeat(rest[:, None], vocabulary, axis=1)
+    row, column = filled.nonzero()
+    whole[row, outputs.top_ids[row, column]] = probs[row, column]
+    return whole
 
 
 def stack_entries(outputs: Sequence[TeacherOutputs]) -> tuple[np.ndarray, np.ndarray]:

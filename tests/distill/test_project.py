@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embervlm import tokens
 from embervlm.distill.align import ANCHORED, INTERIOR, NONE
 from embervlm.distill.branch import DEEPER, FLOOR
 from embervlm.distill.loss import LossOptions, chunked_loss
-from embervlm.distill.project import ResponseTargets, project, project_batch
+from embervlm.distill.project import ResponseTargets, project, project_batch, student_targets
 from embervlm.distill.targets import collate_targets
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.model.tokenizer import student_tokenizer
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, dense, outputs_from_logits
 from embervlm.tokens import Spans
 from tests.distill.tiny_text import Vocabulary, make_map, make_outputs
 
@@ -252,3 +254,27 @@ def test_a_word_that_goes_on_is_another_token():
     targets = project(ids, student.spans(b" cat a", end=False), outputs, make_map(teacher, student))
     got, _ = distribution(targets, 0, 5)
     np.testing.assert_allclose(got, [0.7 * 0.7, 0.7 * 0.3, 0.1, 0.05, 0.05], atol=1e-6)
+
+
+def test_logits_to_targets_without_a_trainer():
+    """What another trainer needs: logits -> cached form -> dense, and cached form -> targets, with real tokenizers."""
+    student, text = student_tokenizer(2048), "A red car, 17 apples — naïve."
+    spans = tokens.encode_spans(student, text)
+    size = len(text.encode())
+    ids = np.append(spans.ids, student.eos_token_id)
+    said_spans = Spans(ids, np.append(spans.starts, size), np.append(spans.ends, size))
+    logits = np.random.default_rng(0).normal(0, 3, (len(ids), len(student)))
+    outputs = outputs_from_logits(logits, ids, said_spans, top_k=len(student))
+    expected = np.exp(logits / 2) / np.exp(logits / 2).sum(1, keepdims=True)
+    np.testing.assert_allclose(dense(outputs, 2.0, len(student)), expected, atol=1e-6)
+    (targets,) = student_targets([text], [outputs], student, student)
+    assert (targets.kinds == ANCHORED).all()
+    known = np.array([word is not None for word in tokens.token_bytes(student)])
+    known[student.eos_token_id] = True
+    for row in range(len(ids)):
+        got, _ = distribution(targets, row, len(student), 2.0)
+        np.testing.assert_allclose(got[known], expected[row][known], atol=1e-6)
+    cut = outputs_from_logits(logits, ids, said_spans, top_k=5)
+    assert dense(cut, 2.0, len(student)).sum(1) == pytest.approx(np.ones(len(ids)), abs=1e-6)
+    with pytest.raises(ValueError, match="not in tuple"):
+        dense(cut, 2.5, len(student))
