@@ -62,13 +62,15 @@ class TokenMap:
         return self.flat[self.offsets[row] : self.offsets[row + 1]].tolist()
 
     def share(self, read: tuple[int, ...]) -> float:
-        """The share of the teacher's words whose spelling begins with what the student has read."""
+        """The share of the teacher's words whose spelling begins with what the student has read.
+
+        A cache knows the words that occur in it, and answers for those."""
         if read not in self._shares:
             order, firsts = self._by_first_token
             rows = order[np.searchsorted(firsts, read[0]) : np.searchsorted(firsts, read[0], side="right")]
             for place, token_id in enumerate(read[1:], start=1):
                 rows = rows[self.token(rows, place) == token_id]
-            self._shares[read] = len(rows) / max(len(self.sizes), 1)
+            self._shares[read] = len(rows) / max(int((firsts >= 0).sum()), 1)
         return self._shares[read]
 
     @cached_property

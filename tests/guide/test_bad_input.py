@@ -109,7 +109,7 @@ def test_an_unknown_teacher_names_the_nearest(world: Path, capsys) -> None:
     said = complaint(train(world, "--teacher_model", "qwen-vl-chta"), capsys, world / "new")
     assert "did you mean qwen-vl-chat" in said
     words = ["--dataset_path", f"{world}/data/stage2", "--output_dir", f"{world}/new"]
-    assert "toy-lava" in complaint(["cache", "--teacher_model", "toy-lava", *words], capsys, world / "new")
+    assert "toy-lava" in complaint(["cache", "build", "--teacher_model", "toy-lava", *words], capsys, world / "new")
 
 
 def test_an_unknown_stage(world: Path, capsys) -> None:
@@ -144,7 +144,7 @@ def test_a_vocabulary_that_does_not_fit_the_checkpoint(world: Path, capsys) -> N
 def test_a_cache_of_other_data_and_half_a_cache(world: Path, capsys) -> None:
     cache = world / "outputs/stage2/teacher_outputs"
     words = ["--dataset_path", f"{world}/data/stage2", "--output_dir", str(cache)]
-    assert cli.main(["cache", "--teacher_model", "toy-llava", *words]) == 0
+    assert cli.main(["cache", "build", "--teacher_model", "toy-llava", *words]) == 0
     use = ["--teacher_model", "toy-llava", "--use_cached_teacher_outputs"]
     other = world / "data/stage2/train.jsonl"
     lines = other.read_text().splitlines()
