@@ -130,16 +130,13 @@ def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[Re
     # Anchored: the rest is everything outside the head, exactly, at each T.
     tempered = np.exp(logp[:, :, None] * BETAS)
     whole = np.exp(normalisers[places.first].astype(np.float64))
-    outside = whole - tempered.sum(1) - np.where(is_real.any(1)[:, None], 0.0, real_mass[:, None] ** BETAS)
-    outside = np.where(outside > NOISE * whole, outside, 0.0)
-    # Interior: renormalised over what is compatible. Of what is outside the head that is taken to be the share of the
-    # vocabulary that begins with what was read; without it, one word of little probability would look certain.
-    spans = zip(places.boundary[interior].tolist(), rows[interior].tolist(), strict=True)
-    shares = [token_map.share(tuple(student.ids[begin:end].tolist())) for begin, end in spans]
-    outside[interior] *= np.array(shares)[:, None]
-    total = np.where(interior, mass.sum(1) + real_mass - real_out + outside[:, 0], 1.0)[:, None]
-    total = np.maximum(total, np.finfo(float).tiny)
-    tail = (outside + (tempered * lost[:, :, None]).sum(1) + real_lost[:, None] ** BETAS) / total**BETAS
+    tail = whole - (tempered * ~lost[:, :, None]).sum(1)
+    tail -= np.where(is_real.any(1)[:, None], 0.0, real_mass[:, None] ** BETAS)
+    tail = np.where(tail > NOISE * whole, tail, 0.0) + real_lost[:, None] ** BETAS
+    # Interior: renormalised over what is compatible; how much of the teacher's tail is compatible nobody knows.
+    total = np.where(interior, np.maximum(mass.sum(1) + real_mass - real_out, np.finfo(float).tiny), 1.0)[:, None]
+    unknown = ((mass * lost).sum(1) + real_lost)[:, None] / total
+    tail = np.where(interior[:, None], unknown**BETAS, tail)
 
     ids = np.concatenate([np.where(counted, head_next, -1), student.ids[rows][:, None]], axis=1)
     masses = np.concatenate([mass, branch.kept[:, None]], axis=1)

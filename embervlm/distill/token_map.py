@@ -7,7 +7,6 @@ import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,29 +59,6 @@ class TokenMap:
         """The student tokens of one teacher token; empty where it has none."""
         row = int(self.rows(np.asarray(token_id), np.asarray(False)))
         return self.flat[self.offsets[row] : self.offsets[row + 1]].tolist()
-
-    def share(self, read: tuple[int, ...]) -> float:
-        """The share of the teacher's words whose spelling begins with what the student has read.
-
-        A cache knows the words that occur in it, and answers for those."""
-        if read not in self._shares:
-            order, firsts = self._by_first_token
-            rows = order[np.searchsorted(firsts, read[0]) : np.searchsorted(firsts, read[0], side="right")]
-            for place, token_id in enumerate(read[1:], start=1):
-                rows = rows[self.token(rows, place) == token_id]
-            self._shares[read] = len(rows) / max(int((firsts >= 0).sum()), 1)
-        return self._shares[read]
-
-    @cached_property
-    def _shares(self) -> dict[tuple[int, ...], float]:
-        return {}
-
-    @cached_property
-    def _by_first_token(self) -> tuple[np.ndarray, np.ndarray]:
-        """Teacher ids sorted by the first token of their spelling, and those tokens."""
-        first = self.token(np.arange(len(self.sizes)), 0)
-        order = np.argsort(first, kind="stable")
-        return order, first[order]
 
     def longest_prefix(self, token_id: int) -> int:
         """The longest student token that begins the bytes of a teacher token; -1: none."""
