@@ -28,19 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks import target_variants, vocabularies
-from benchmarks.cache_fidelity import load_smollm2
 from benchmarks.induced_truth import InducedTruth, Truth
+from benchmarks.smollm2 import listen, load_smollm2
 from embervlm import tokens
 from embervlm.console import console
 from embervlm.data.toyworld.scene import sample_scene
 from embervlm.data.toyworld.stories import conversation, description
 from embervlm.distill.align import align
-from embervlm.distill.project import Response, ResponseTargets, project_batch
+from embervlm.distill.project import Response, ResponseTargets, project_batch, respond
 from embervlm.distill.targets import ANCHORED, INTERIOR, NONE, TokenMap, build_token_map
 from embervlm.distill.variants import strict
 from embervlm.model.tokenizer import student_tokenizer
@@ -108,14 +107,6 @@ def made_up(tokenizer: Any, end: int, text: str, seed: int) -> TeacherOutputs:
     )
 
 
-def responses_of(student: Any, found: Sequence[TeacherOutputs], answers: Sequence[str]) -> list[Response]:
-    jobs = []
-    for outputs, text in zip(found, answers, strict=True):
-        spans = tokens.encode_spans(student, text)
-        jobs.append((np.append(spans.ids, np.int32(student.eos_token_id)), spans, outputs))
-    return jobs
-
-
 def measure_pair(tokenizer: Any, student: Any, answers: dict[str, list[str]], padded: int) -> dict[str, Any]:
     """Shares of each kind of text, seconds for the token map, positions a second of align + project."""
     words = tokens.token_bytes(tokenizer)
@@ -126,7 +117,7 @@ def measure_pair(tokenizer: Any, student: Any, answers: dict[str, list[str]], pa
     result: dict[str, Any] = {"tokens": len(words), "token_map_seconds": time.perf_counter() - begin, "shares": {}}
     seconds, positions = [0.0, 0.0], 0
     for name, found in answers.items():
-        jobs = responses_of(student, [made_up(tokenizer, end, t, i) for i, t in enumerate(found)], found)
+        jobs = [respond(text, made_up(tokenizer, end, text, seed), student) for seed, text in enumerate(found)]
         for turn in range(2):  # the second time, what the student makes of pairs of words is remembered
             begin = time.perf_counter()
             told = [target for at in range(0, len(jobs), 64) for target in project_batch(jobs[at : at + 64], token_map)]
@@ -137,28 +128,6 @@ def measure_pair(tokenizer: Any, student: Any, answers: dict[str, list[str]], pa
         result["shares"][name]["with_target"] = float((kinds != NONE).mean())
     result |= {"positions": positions, "positions_per_second": positions / seconds[1]}
     return result | {"positions_per_second_first_time": positions / seconds[0]}
-
-
-@torch.inference_mode()
-def listen(model: Any, tokenizer: Any, text: str, k: int) -> tuple[TeacherOutputs, Any, int, np.ndarray]:
-    """The teacher on one passage: what a cache with k words keeps, key-value pairs, tokens of the prompt, p [n, V]."""
-    prompt = tokenizer.encode(PROMPT, add_special_tokens=False)
-    spans = tokens.encode_spans(tokenizer, text)
-    out = model(torch.tensor([[*prompt, *spans.ids.tolist()]]), use_cache=True)
-    logp = out.logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-    top = logp.topk(k)
-    outputs = TeacherOutputs(
-        record_id=text,
-        turn=0,
-        token_ids=spans.ids,
-        starts=spans.starts,
-        ends=spans.ends,
-        top_ids=top.indices.int().numpy(),
-        top_logprobs=top.values.numpy(),
-        log_normalisers=torch.stack([(logp / t).logsumexp(-1) for t in TEMPERATURE_GRID], 1).numpy(),
-        realised_logprobs=logp.gather(1, torch.from_numpy(spans.ids.astype(np.int64))[:, None])[:, 0].numpy(),
-    )
-    return outputs, out.past_key_values, len(prompt), logp.exp().numpy()
 
 
 def cut(outputs: TeacherOutputs, k: int) -> TeacherOutputs:
@@ -212,20 +181,22 @@ def measure_truth(student: Any, count: int, wanted: int, budget: int) -> dict[st
     drawn = [(n, j, name) for name, found in places.items() for n, j in rng.sample(found, min(wanted, len(found)))]
     judged: dict[str, list[tuple[str, tuple[float, bool, float] | None]]] = {}
     sums = np.zeros(4)
-    last, outputs, context, prompt, p = -1, None, None, 0, None
+    prompt = tokenizer.encode(PROMPT, add_special_tokens=False)
+    last, outputs, context, p = -1, None, None, None
     told: dict[str, ResponseTargets] = {}
     for n, j, name in track(sorted(drawn), "asking the teacher", console=console):
         own, alignment = spoken[n]
         if n != last:
             last = n
-            outputs, context, prompt, p = listen(model, tokenizer, answers[n], WHOLE)
+            outputs, logp, context = listen(model, tokenizer, prompt, answers[n], answers[n], WHOLE)
+            p = logp.exp().numpy()
             for label, k in (("", TOP_K), (", whole head", WHOLE)):
                 for variant, tell in VARIANTS.items():
                     (told[variant + label],) = tell([(own.ids, own, cut(outputs, k))], token_map)
         first, boundary = int(alignment.first[j]), int(alignment.boundary[j])
         read = own.ids[boundary:j].tolist()
         read_bytes = answers[n].encode()[own.starts[boundary] : own.starts[j]]
-        truth = induced.at(context, prompt + first, p[first], read, read_bytes)
+        truth = induced.at(context, len(prompt) + first, p[first], read, read_bytes)
         sums += (1, truth.unopened, truth.opened, truth.moved)
         for variant, target in told.items():
             judged.setdefault(variant, []).append((name, judge(target, j, truth)))
@@ -287,21 +258,17 @@ def main() -> int:
     for name, result in found.items():
         if "skipped" in result:
             console.print(f"{name} is skipped: {result['skipped']}.")
-    try:
-        truth = measure_truth(student, *((6, 4, 48) if options.quick else (60, 75, 320)))
-    except vocabularies.Missing as problem:
-        truth = {"skipped": str(problem)}
-    if "variants" in truth:
-        show_truth(truth)
-    default = truth.get("variants", {}).get("+ realised branch resolved", {})
+    truth = measure_truth(student, *((6, 4, 48) if options.quick else (60, 75, 320)))
+    show_truth(truth)
+    default = truth["variants"]["+ realised branch resolved"]
     qwen = found["Qwen"].get("shares", {})
     print(
         json.dumps(
             {
                 "benchmark": "alignment",
                 "quick": options.quick,
-                "tv": default.get("tv"),
-                "tv_numbers": default.get("tv_by_kind", {}).get("numbers"),
+                "tv": default["tv"],
+                "tv_numbers": default["tv_by_kind"].get("numbers"),
                 "qwen_with_target": {kind: shares["with_target"] for kind, shares in qwen.items()},
                 "pairs": found,
                 "truth": truth,

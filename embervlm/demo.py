@@ -63,7 +63,7 @@ class Phase:
 
     title: str
     words: list[str]  # verb and flags
-    run: Callable[[list[str]], Any]  # takes the flags
+    run: Callable[[], Any]
 
     @property
     def command(self) -> str:
@@ -82,7 +82,7 @@ def run_demo(settings: DemoSettings) -> int:
             console.print("done before")
             continue
         start = time.monotonic()
-        code = phase.run(phase.words[1:])
+        code = phase.run()
         if isinstance(code, int) and code:
             return code
         done.add(phase, time.monotonic() - start)
@@ -107,6 +107,7 @@ def plan(settings: DemoSettings) -> list[Phase]:
     first = f"{STAGE1} {_steps(size.stage1_steps)}"
     second = f"--resume_from {outputs}/stage1/checkpoint-final {shared} {STAGE2} {_steps(size.stage2_steps)}"
     asked = f"--dataset_path {data}/stage2 --teacher_outputs {cache} --batch_size 64"
+    rivals = shlex.split(f"--checkpoint {outputs}/stage2/checkpoint-final --dataset_path {data}/stage2")
     return [
         _phase(
             "Draw the embedded world, in the official files of VQA-v2, OK-VQA and LLaVA",
@@ -144,8 +145,8 @@ def plan(settings: DemoSettings) -> list[Phase]:
         ),
         Phase(
             "Evaluate the teacher, and the student without pictures",
-            shlex.split(f"evaluate --checkpoint {outputs}/stage2/checkpoint-final --dataset_path {data}/stage2"),
-            lambda words: evaluate_rivals(parse(EvaluateSettings, words), settings.out / "results"),
+            ["evaluate", *rivals],
+            lambda: evaluate_rivals(parse(EvaluateSettings, rivals), settings.out / "results"),
         ),
         _phase("Write the report", f"report --output_dir {shlex.quote(str(settings.out))} --report {report}"),
     ]
@@ -166,7 +167,7 @@ def _phase(title: str, command: str) -> Phase:
     verb = next(verb for verb in _CALLS if command.startswith(f"{verb} "))
     settings, run = _CALLS[verb]
     words = shlex.split(command.removeprefix(verb))
-    return Phase(title, [*verb.split(), *words], lambda _: run(parse(settings, words)))
+    return Phase(title, [*verb.split(), *words], lambda: run(parse(settings, words)))
 
 
 def prepare_words(toy: Path, data: Path) -> list[str]:

@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from embervlm.batch.encode import Encoded
 from embervlm.batch.memo import TARGET_BYTES, Memo
 from embervlm.data.record import Record
+from embervlm.distill.project import respond
 from embervlm.distill.targets import ResponseTargets, TokenMap
 from embervlm.distill.variants import TARGETS
 from embervlm.errors import UserError
 from embervlm.teachers.outputs import TeacherOutputs
-from embervlm.tokens import encode_spans
 
 LookUp = Callable[[Sequence[Record]], Sequence[Sequence[TeacherOutputs]]]
 """For each record what the teacher said about its assistant turns."""
@@ -67,9 +65,7 @@ class TeacherTargets:
                     "Run cache_teacher_outputs.py again on this data."
                 )
             for answer, output in zip(answers, outputs, strict=True):
-                spans = encode_spans(self._tokenizer, answer)
-                ids = np.append(spans.ids, np.int32(self._tokenizer.eos_token_id))
-                jobs.append((ids, spans, output))
+                jobs.append(respond(answer, output, self._tokenizer))
             counts.append(len(answers))
         projected = iter(self._project(jobs, self._token_map))
         return [tuple(next(projected) for _ in range(count)) for count in counts]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from embervlm.distill.divergences import DIVERGENCES, forward_kl, reverse_kl
+from embervlm.distill.divergences import DIVERGENCES
 
 if TYPE_CHECKING:
     from embervlm.distill.targets import Targets
@@ -217,11 +217,12 @@ def _distill(scaled: Tensor, rows: tuple[Tensor, ...], grad: Tensor, options: Lo
 
     ours = torch.cat([p, rest[:, None]], 1)
     theirs, log_theirs = torch.cat([q, q_rest[:, None]], 1), torch.cat([log_q, log_q_rest[:, None]], 1)
-    kd, reverse = (divergence(ours, theirs, log_theirs, 0.5)[0] for divergence in (forward_kl, reverse_kl))
-    value, slope = DIVERGENCES[options.divergence](ours, theirs, log_theirs, options.jsd_beta)
+    wanted = {"forward_kl", "reverse_kl", options.divergence}
+    told = {name: DIVERGENCES[name](ours, theirs, log_theirs, options.jsd_beta) for name in wanted}
+    value, slope = told[options.divergence]
 
     # T^2 dD/dz = T dD/ds with s = z / T.
     slope = slope * (options.alpha * options.temperature * has_target.to(slope.dtype))[:, None]
     grad.addcmul_(tail, (slope[:, -1] / tail_mass.clamp(min=torch.finfo(tail.dtype).tiny))[:, None])
     grad.scatter_add_(1, index, slope[:, :-1])
-    return (torch.stack([value, kd, reverse]) * has_target).sum(1)
+    return (torch.stack([value, told["forward_kl"][0], told["reverse_kl"][0]]) * has_target).sum(1)

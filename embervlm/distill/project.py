@@ -85,11 +85,14 @@ def student_targets(
         token_map = build_token_map(
             tokens.token_bytes(teacher_tokenizer), tokens.fingerprint(teacher_tokenizer), end, student_tokenizer
         )
-    responses = []
-    for text, said in zip(texts, outputs, strict=True):
-        spans = tokens.encode_spans(student_tokenizer, text)
-        responses.append((np.append(spans.ids, np.int32(student_tokenizer.eos_token_id)), spans, said))
+    responses = [respond(text, said, student_tokenizer) for text, said in zip(texts, outputs, strict=True)]
     return project_batch(responses, token_map)
+
+
+def respond(text: str, outputs: TeacherOutputs, student_tokenizer: Any) -> Response:
+    """The student's tokens of a whole response, its EOS last, beside what the teacher said about it."""
+    spans = tokens.encode_spans(student_tokenizer, text)
+    return np.append(spans.ids, np.int32(student_tokenizer.eos_token_id)), spans, outputs
 
 
 def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:

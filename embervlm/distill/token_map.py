@@ -60,13 +60,6 @@ class TokenMap:
         row = int(self.rows(np.asarray(token_id), np.asarray(False)))
         return self.flat[self.offsets[row] : self.offsets[row + 1]].tolist()
 
-    def longest_prefix(self, token_id: int) -> int:
-        """The longest student token that begins the bytes of a teacher token; -1: none."""
-        word = self.branches.words[token_id] if self.branches and token_id < len(self.sizes) else b""
-        if self.branches is None or not word:
-            return int(self.token(self.rows(np.asarray(token_id), np.asarray(False)), 0))
-        return self.branches.spell.longest_prefix(word)
-
 
 _KEPT = ("flat", "offsets", "sizes", "blank")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embervlm.distill.align import ANCHORED, NONE, Alignment, align
-from embervlm.distill.project import BETAS, NOISE, Response, ResponseTargets, join, merge, project_batch, split, usable
+from embervlm.distill.project import BETAS, Response, ResponseTargets, join, merge, project_batch, split, usable
 from embervlm.distill.token_map import TokenMap
 from embervlm.teachers.outputs import stack_entries
 
@@ -52,11 +52,6 @@ class Anchored:
     logp: np.ndarray  # float64 [R, k]
     whole: np.ndarray  # float64 [R, G]
 
-    def rest(self, named: np.ndarray) -> np.ndarray:
-        """[R, G]: the mass at each T of what is not `named`, bool [R, k]."""
-        left = self.whole - (np.exp(self.logp[:, :, None] * BETAS) * named[:, :, None]).sum(1)
-        return np.where(left > NOISE * self.whole, left, 0.0)
-
 
 def anchored(responses: Sequence[Response], token_map: TokenMap) -> Anchored:
     student, teacher, sizes = join(responses)
@@ -78,9 +73,3 @@ def targets(
     kinds[rows] = ANCHORED
     with np.errstate(divide="ignore"):
         return split(said.sizes, kinds, rows, ids, np.log(mass), np.log(rest))
-
-
-def by_word(words: np.ndarray, value: Callable[[int], int]) -> np.ndarray:
-    """int [...]: `value` of each teacher token, asked once a token."""
-    unique, inverse = np.unique(words, return_inverse=True)
-    return np.array([value(int(word)) for word in unique], dtype=np.int64)[inverse].reshape(words.shape)

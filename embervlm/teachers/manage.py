@@ -15,8 +15,9 @@ from rich.table import Table
 from embervlm.console import console
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
+from embervlm.teachers.join import join_caches
 from embervlm.teachers.outputs import TeacherOutputs
-from embervlm.teachers.store import TeacherCache, file_problem, join_caches, read_manifest
+from embervlm.teachers.store import TeacherCache, file_problem, read_manifest
 
 if TYPE_CHECKING:
     from embervlm.settings import CacheInfoSettings, CacheMergeSettings, CacheVerifySettings

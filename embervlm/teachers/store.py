@@ -10,9 +10,8 @@ llava_batch_0.safetensors ...  `codec` columns of some records of one source
 from __future__ import annotations
 
 import json
-import shutil
 import zlib
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -225,53 +224,6 @@ class CacheWriter:
     def _save(self) -> None:
         self.manifest["totals"] = totals_of(self.manifest)
         write_whole(self.folder / MANIFEST, (json.dumps(self.manifest, indent=2) + "\n").encode())
-
-
-def join_caches(caches: Sequence[TeacherCache], folder: Path, data: Mapping[str, str] | None = None) -> None:
-    """One cache of several of one teacher, with their shards as they are; `folder` must not exist.
-
-    Args:
-        data: split -> fingerprint of the set that they are parts of; None: no split is in two caches.
-
-    Raises:
-        UserError: another teacher, other settings, a cache that is not complete, a record or a split in two of them.
-    """
-    first, seen = caches[0].info, Counter(name for cache in caches for name in cache.records())
-    for cache in caches:
-        cache.require()
-        refuse_other(cache.folder, cache.info, first["teacher"], {}, first["settings"])
-    twice = [name for name, count in seen.items() if count > 1]
-    if twice:
-        raise UserError(f"{len(twice):,} records are in more than one of these caches, {twice[0]} is the first.")
-    folder.mkdir(parents=True)
-    info: dict[str, Any] = {**first, "data": dict(data or {}), "files": [], "shards": []}
-    words: list[bytes | None] = [None] * first["vocabulary"]
-    occur: set[int] = set()
-    for number, cache in enumerate(caches):
-        if data is None and (shared := set(info["data"]) & set(cache.info["data"])):
-            raise UserError(
-                f"Split {min(shared)} is in more than one of these caches: pass --dataset_path, the prepared set that "
-                "they are parts of."
-            )
-        info["data"].update(cache.info["data"] if data is None else {})
-        for entry in (*cache.info["files"], *cache.info["shards"]):
-            if entry["name"] == VOCABULARY:
-                continue
-            name = f"{Path(entry['name']).stem}_{number}.safetensors"
-            shutil.copyfile(cache.folder / entry["name"], folder / name)
-            if entry in cache.info["files"]:
-                info["files"].append({**entry, "name": name})
-            else:
-                order = f"{Path(entry.get('order', ORDER)).stem}_{number}.safetensors"
-                info["shards"].append({**entry, "name": name, "order": order})
-        mine = cache.token_bytes()
-        listed = vocabulary_ids(cache.folder / VOCABULARY)
-        occur |= set(listed.tolist())
-        words = [word if word is not None else other for word, other in zip(mine, words, strict=True)]
-    size, digest = write_arrays(folder / VOCABULARY, vocabulary_of(np.array(sorted(occur)), words))
-    info["files"].append({"name": VOCABULARY, "bytes": size, "sha256": digest})
-    info["totals"] = totals_of(info)
-    write_whole(folder / MANIFEST, (json.dumps(info, indent=2) + "\n").encode())
 
 
 def vocabulary_ids(path: Path) -> np.ndarray:
