@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple
+from transformers.cache_utils import Cache
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from embervlm.distill.loss import LossOptions, LossParts, chunked_loss
 from embervlm.distill.targets import Targets
@@ -32,9 +32,14 @@ CROSS_ENTROPY = LossOptions(alpha=0.0, sft_weight=1.0, temperature=1.0)
 
 
 @dataclass
-class EmberVLMOutput(CausalLMOutputWithPast):
-    """What forward gives; `parts` holds the sums behind `loss`."""
+class EmberVLMOutput(ModelOutput):
+    """What forward gives: transformers' CausalLMOutputWithPast, and in `parts` the sums behind `loss`."""
 
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     parts: LossParts | None = None
 
 
