@@ -102,8 +102,9 @@ class TrainSettings:
         0.2, "Last alpha of a linear or cosine schedule", group=_DISTILL, minimum=0, key="distillation.alpha_end"
     )
     distillation_loss: str = option(
-        "forward_kl", "Divergence: KL(teacher || student), KL(student || teacher), or Jensen-Shannon", group=_DISTILL,
-        choices=("forward_kl", "reverse_kl", "jsd"), key="distillation.loss",
+        "forward_kl", "Divergence: KL(teacher || student), KL(student || teacher), Jensen-Shannon, or the baseline "
+        "that compares sorted probabilities (ULD)", group=_DISTILL,
+        choices=("forward_kl", "reverse_kl", "jsd", "uld"), key="distillation.loss",
     )  # fmt: skip
     jsd_beta: float = option(
         0.5, "Jensen-Shannon's beta: 0 is the forward KL, 1 the reverse", group=_DISTILL, minimum=0.01, maximum=0.99,
