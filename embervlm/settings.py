@@ -73,9 +73,13 @@ class TrainSettings:
     disable_distillation: bool = option(
         False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, key="!distillation.enabled"
     )
-    use_cached_teacher_outputs: Path | None = option(
-        None, "Folder of `embervlm cache build`: no teacher is loaded, 3 to 5 times faster", group=_DISTILL,
-        key="distillation.cached_teacher_outputs",
+    use_cached_teacher_outputs: tuple[Path, ...] | None = option(
+        None, "Folder of `embervlm cache build`: no teacher is loaded, 3 to 5 times faster; several folders, several "
+        "teachers", group=_DISTILL, key="distillation.cached_teacher_outputs",
+    )  # fmt: skip
+    teacher_weights: tuple[float, ...] | None = option(
+        None, "Share of each cache's teacher; where one says nothing, of the others", group=_DISTILL, minimum=0.001,
+        key="distillation.teacher_weights", shown="equal",
     )  # fmt: skip
     distillation_alpha: float = option(
         0.3, "Weight of T^2 KL(teacher || student)", group=_DISTILL, minimum=0, key="distillation.alpha"

@@ -168,7 +168,7 @@ def test_bad_flag_is_a_sentence(flags: str, said: str, elsewhere: Path) -> None:
 
 def test_ways_to_write_a_flag(elsewhere: Path) -> None:
     assert train("--batch-size=8").batch_size == 8
-    assert train("--use_cached_teacher_outputs=a-b/c").use_cached_teacher_outputs == Path("a-b/c")
+    assert train("--use_cached_teacher_outputs=a-b/c").use_cached_teacher_outputs == (Path("a-b/c"),)
     assert train("--save_total_limit", "none").save_total_limit is None
     assert parse(EvaluateSettings, ["--benchmarks", "vqa,okvqa"]).benchmarks == ("vqa", "okvqa")
     assert parse(EvaluateSettings, ["--benchmarks", "vqa", "okvqa"]).benchmarks == ("vqa", "okvqa")

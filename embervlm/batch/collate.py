@@ -21,22 +21,24 @@ class Collator:
     input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or bool [B, 1, L, L] (which
     position sees which) for packed rows, shift_labels int64 [B, L], labels (the same tensor: its name makes
     transformers' Trainer count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in the
-    order of the rows or None, targets (`distill.targets.Targets`) or None.
+    order of the rows or None, targets (`distill.targets.Targets`, of several teachers a list of weights and Targets) or
+    None.
 
     Args:
+        teacher: the source of targets; several with their weights.
         pack_length: samples of one picture share a row of at most so many positions; None: a row for each sample.
     """
 
     def __init__(
         self,
         processor: Any,
-        teacher: TeacherTargets | None = None,
+        teacher: TeacherTargets | Sequence[tuple[float, TeacherTargets]] | None = None,
         temperature: float = 1.0,
         pack_length: int | None = None,
     ) -> None:
         self.pad_id: int = processor.tokenizer.pad_token_id
         self.shared = 1 + processor.num_image_tokens  # <|user|> and the picture begin every sample that has one
-        self.teacher = teacher
+        self.teachers = [(1.0, teacher)] if callable(teacher) else list(teacher or ())
         self.temperature = temperature
         self.pack_length = pack_length
 
@@ -66,10 +68,14 @@ class Collator:
             "targets": self._targets(samples, rows, shift_labels),
         }
 
-    def _targets(self, samples: Sequence[Sample], rows: Sequence[Row], shift_labels: torch.Tensor) -> Targets | None:
-        if self.teacher is None:
-            return None
-        said = self.teacher([s.record for s in samples], [s.encoded for s in samples])
+    def _targets(self, samples: Sequence[Sample], rows: Sequence[Row], shift_labels: torch.Tensor) -> Any:
+        told = [(weight, self._targets_of(teacher, samples, rows, shift_labels)) for weight, teacher in self.teachers]
+        return told[0][1] if len(told) == 1 else told or None
+
+    def _targets_of(
+        self, teacher: TeacherTargets, samples: Sequence[Sample], rows: Sequence[Row], shift_labels: torch.Tensor
+    ) -> Targets:
+        said = teacher([s.record for s in samples], [s.encoded for s in samples])
         known = {
             (sample.encoded.record_id, response.turn): targets
             for sample, answers in zip(samples, said, strict=True)

@@ -43,6 +43,7 @@ class LossParts:
     n_correct: Tensor  # labelled positions whose label has a higher logit than every other token
     n_labels: Tensor
     n_targets: Tensor  # positions with a target of any teacher
+    n_targets_each: Tensor  # [teachers], positions with a target of each
 
     @property
     def ce(self) -> Tensor:
@@ -101,10 +102,12 @@ def chunked_loss(
             hidden, head_weight, head_bias, labels, teachers, options, dtype, torch.is_grad_enabled()
         )
     n_labels = torch.tensor(labels.shape[0], device=hidden.device)
-    has_target = torch.stack([said.has_target for said in teachers]).any(0) if teachers else n_labels.new_zeros(0)
+    has_target = torch.stack([said.has_target for said in teachers]) if teachers else n_labels.new_zeros(0, 0)
     total = loss_sum / (n_labels.clamp(min=1) if num_items is None else num_items)
     ce, distilled, kd, reverse, correct = sums[:5].unbind()
-    return LossParts(total, ce, distilled, kd, reverse, sums[5:], correct, n_labels, has_target.sum())
+    return LossParts(
+        total, ce, distilled, kd, reverse, sums[5:], correct, n_labels, has_target.any(0).sum(), has_target.sum(1)
+    )
 
 
 def _shares(weighted: Sequence[tuple[float, Targets]]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         shift_labels: Tensor | None = None,
-        targets: Targets | None = None,
+        targets: Targets | Sequence[tuple[float, Targets]] | None = None,
         loss_options: LossOptions | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -181,7 +181,8 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
             pixel_values: [n_images, 3, H, W] in the order in which the batch reads its <image> tokens.
             position_ids: [B, L]; None: counted over `attention_mask`, so that padding on the left costs nothing.
             shift_labels: [B, L], the id that each position predicts, already shifted; -100 = none.
-            targets: the teacher's, one row a labelled position in row-major order; None: cross-entropy only.
+            targets: the teacher's, one row a labelled position in row-major order; of several teachers (weight,
+                targets) of each; None: cross-entropy only.
             num_items_in_batch: what the sums are divided by; None: labelled positions of this batch.
         """
         if kwargs.pop("labels", None) is not None:
@@ -222,7 +223,12 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         )
 
     def _loss(
-        self, hidden: Tensor, shift_labels: Tensor, targets: Targets | None, options: LossOptions | None, num_items: Any
+        self,
+        hidden: Tensor,
+        shift_labels: Tensor,
+        targets: Targets | Sequence[tuple[float, Targets]] | None,
+        options: LossOptions | None,
+        num_items: Any,
     ) -> LossParts:
         head: Any = self.get_output_embeddings()
         labelled = shift_labels != IGNORE

@@ -198,14 +198,15 @@ def build_trainer(
             "settings": as_dict(settings),
             "processes": arguments.world_size,
             "data": {split: data.prepared.fingerprint(split) for split in ("train", "val")},
-            "teacher": lesson.teaching.name if lesson else None,
+            "teacher": ", ".join(lesson.names) if lesson else None,
         },
         processor=model.processor,
         sampler=ImageMajorSampler(train_set.records, settings.seed, together=settings.pack),
+        teachers=lesson.names if lesson and len(lesson.names) > 1 else (),
     )
     collator = Collator(
         model.processor,
-        lesson.targets if lesson else None,
+        lesson.weighted if lesson else (),
         settings.distillation_temperature,
         settings.max_length if settings.pack else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Plan:
     describe: dict[str, Any]  # goes into training_args.json
     processor: Any
     sampler: ImageMajorSampler
+    teachers: Sequence[str] = ()  # whose divergences are logged one by one
 
     @property
     def prefix(self) -> str:
@@ -57,7 +58,7 @@ class EmberTrainer(Trainer):
         super().__init__(processing_class=plan.processor, **kwargs)
         self.plan = plan
         self.add_callback(_TellEpoch(plan.sampler))
-        self.meter = Meter(self.args.device)
+        self.meter = Meter(self.args.device, plan.teachers)
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
         self.seconds = 0.0  # of the whole `train()`, known at its end
@@ -115,7 +116,7 @@ class EmberTrainer(Trainer):
             self._reported, self._aside = now, 0.0
             tokens = sums.pop("tokens")
             if self._options().alpha == 0:
-                del sums["distill_loss"], sums["target_share"]
+                sums = {name: sums[name] for name in ("sft_loss", "token_accuracy")}
             logs = {
                 "total_loss": logs["loss"],
                 **sums,

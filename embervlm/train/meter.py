@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,11 +15,15 @@ _SUMS = ("ce_sum", "distill_sum", "n_correct", "n_labels", "n_targets")
 class Meter:
     """Adds up what `LossParts` counts. Means are made only after the sums have met across ranks."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(len(_SUMS) + 1, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, teachers: Sequence[str] = ()) -> None:
+        """teachers: the names of those that are followed one by one."""
+        self._teachers = teachers
+        self._sums = torch.zeros(len(_SUMS) + 1 + 2 * len(teachers), dtype=torch.float64, device=device)
 
     def add(self, parts: LossParts, tokens: Tensor) -> None:
         counted = [*(getattr(parts, name) for name in _SUMS), tokens]
+        if self._teachers:
+            counted += [*parts.kd_sums, *parts.n_targets_each]
         self._sums += torch.stack([value.detach().to(self._sums) for value in counted])
 
     def drain(self, over_ranks: Callable[[Tensor], Tensor], temperature: float) -> dict[str, float]:
@@ -27,9 +31,15 @@ class Meter:
 
         sft_loss: mean cross-entropy per labelled position, nats. distill_loss: T^2 times the divergence at T summed
         over the positions with a target, per *labelled* position, so that total = sft_weight * sft_loss + alpha *
-        distill_loss holds; divided by target_share it is the mean where there is a target.
+        distill_loss holds; divided by target_share it is the mean where there is a target. kl_NAME: each teacher's own
+        KL(teacher || student) at T, nats per position where it has a target.
         """
-        ce, kd, correct, labels, targets, tokens = over_ranks(self._sums).tolist()
+        ce, kd, correct, labels, targets, tokens, *each = over_ranks(self._sums).tolist()
+        count = len(self._teachers)
+        own = {
+            f"kl_{name}": total / max(positions, 1.0)
+            for name, total, positions in zip(self._teachers, each[:count], each[count:], strict=True)
+        }
         self._sums.zero_()
         per_label = 1 / max(labels, 1.0)
         return {
@@ -38,4 +48,5 @@ class Meter:
             "token_accuracy": correct * per_label,
             "target_share": targets * per_label,
             "tokens": tokens,
+            **own,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,30 @@ from embervlm.teachers.store import MANIFEST, TeacherCache
 
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher and what it can speak about."""
+    """One teacher or several, and what the first can speak about: it is the one that people are shown."""
 
     teaching: Teaching
     about_val: bool
     note: str
+    others: tuple[tuple[float, Teaching], ...] = ()
+    weight: float = 1.0  # of the first
 
     @property
     def targets(self) -> TeacherTargets:
         return self.teaching.targets
+
+    @property
+    def weighted(self) -> list[tuple[float, TeacherTargets]]:
+        """Of every teacher."""
+        return [(self.weight, self.targets), *((weight, teaching.targets) for weight, teaching in self.others)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of every teacher; what is called like an earlier one is numbered."""
+        found: list[str] = []
+        for name in (self.teaching.name, *(teaching.name for _, teaching in self.others)):
+            found.append(name if name not in found else f"{name}_{len(found) + 1}")
+        return tuple(found)
 
     @property
     def outputs(self) -> LookUp:
@@ -41,9 +57,11 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
     if stage == 1 or settings.disable_distillation or never:
         return None
     if settings.use_cached_teacher_outputs is not None:
-        cache = TeacherCache(settings.use_cached_teacher_outputs)
-        cache.require(data={"train": prepared.fingerprint("train")})
-        return _from_cache(cache, prepared, processor, settings.distillation_targets)
+        return _from_caches(settings, settings.use_cached_teacher_outputs, prepared, processor)
+    if settings.teacher_weights is not None:
+        raise UserError(
+            "--teacher_weights are the shares of several caches; name them: --use_cached_teacher_outputs A B"
+        )
     folder = settings.output_dir / f"stage{stage}"
     cache_or_why = _beside(folder / "teacher_outputs", settings.teacher_model, prepared)
     if isinstance(cache_or_why, TeacherCache):
@@ -62,6 +80,26 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
         f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{cache_or_why}. A cache is 3 to 5 times faster."
     )
     return Lesson(teaching, True, note)
+
+
+def _from_caches(settings: TrainSettings, folders: Sequence[Path], prepared: PreparedSet, processor: Any) -> Lesson:
+    weights = settings.teacher_weights or (1 / len(folders),) * len(folders)
+    if len(weights) != len(folders):
+        raise UserError(
+            f"--teacher_weights has {len(weights)} numbers for {len(folders)} caches; it takes one for each."
+        )
+    lessons = []
+    for folder in folders:
+        cache = TeacherCache(folder)
+        cache.require(data={"train": prepared.fingerprint("train")})
+        lessons.append(_from_cache(cache, prepared, processor, settings.distillation_targets))
+    first, *others = lessons
+    if not others:
+        return first
+    shares = [weight / sum(weights) for weight in weights]
+    note = "\n".join(f"{share:.0%} {lesson.note}" for share, lesson in zip(shares, lessons, strict=True))
+    rest = tuple((share, lesson.teaching) for share, lesson in zip(shares[1:], others, strict=True))
+    return Lesson(first.teaching, first.about_val, note, rest, shares[0])
 
 
 def _beside(folder: Path, teacher: str, prepared: PreparedSet) -> TeacherCache | str:

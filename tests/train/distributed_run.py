@@ -28,7 +28,7 @@ if __name__ == "__main__":
                 max_steps=int(steps),
                 save_steps=4,
                 disable_distillation=False,
-                use_cached_teacher_outputs=cache,
+                use_cached_teacher_outputs=(cache,),
                 resume_from=Path(resume) if resume else None,
             )
         )

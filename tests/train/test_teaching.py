@@ -1,6 +1,7 @@
 """Targets in training: a cache and a live teacher teach the same, and a teacher that is not there stops the run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_cache_and_live_teacher_teach_the_same(world, tmp_path, capsys):
     data, teacher, cache = world
     common = {"disable_distillation": False, "max_steps": 2}
     run_train(settings(data, tmp_path / "live", teacher_model=str(teacher), teacher_top_k=16, **common))
-    run_train(settings(data, tmp_path / "cached", use_cached_teacher_outputs=cache, **common))
+    run_train(settings(data, tmp_path / "cached", use_cached_teacher_outputs=(cache,), **common))
     live, cached = metrics(tmp_path / "live"), metrics(tmp_path / "cached")
     for step in (1, 2):
         for name in ("sft_loss", "distill_loss", "total_loss"):
@@ -48,13 +49,54 @@ def test_cache_and_live_teacher_teach_the_same(world, tmp_path, capsys):
 
 def test_the_guides_seven_metrics_and_the_sum_that_they_promise(world, tmp_path):
     data, _, cache = world
-    run_train(settings(data, tmp_path, disable_distillation=False, use_cached_teacher_outputs=cache, max_steps=2))
+    run_train(settings(data, tmp_path, disable_distillation=False, use_cached_teacher_outputs=(cache,), max_steps=2))
     last = metrics(tmp_path)[2]
     names = ("sft_loss", "distill_loss", "total_loss", "vqa_accuracy", "instruct_score", "teacher_kl_div")
     assert all(f"stage2/{name}" in last for name in (*names, "learning_rate"))
     expected = 0.7 * last["stage2/sft_loss"] + 0.3 * last["stage2/distill_loss"]
     assert last["stage2/total_loss"] == pytest.approx(expected, rel=1e-5)
     assert last["stage2/teacher_kl_div"] > 0
+
+
+def test_several_caches_are_mixed_by_weight(world, tmp_path):
+    data, _, cache = world
+    other = make_tiny_teacher(tmp_path / "other", seed=5)
+    build_cache(
+        load_teacher(str(other)), open_prepared(data / "stage2"), ("train",), tmp_path / "cache", progress=False
+    )
+    caches = {"a": (cache,), "b": (tmp_path / "cache",), "both": (cache, tmp_path / "cache")}
+    told = {}
+    for name, folders in caches.items():
+        weights = (3.0, 1.0) if len(folders) > 1 else None
+        chosen = settings(
+            data,
+            tmp_path / name,
+            disable_distillation=False,
+            use_cached_teacher_outputs=folders,
+            teacher_weights=weights,
+        )
+        run_train(replace(chosen, max_steps=1))
+        told[name] = metrics(tmp_path / name)[1]
+    both = told["both"]
+    mean = 0.75 * told["a"]["stage2/distill_loss"] + 0.25 * told["b"]["stage2/distill_loss"]
+    assert both["stage2/distill_loss"] == pytest.approx(mean, rel=1e-4)
+    assert both["stage2/distill_loss"] != pytest.approx(told["a"]["stage2/distill_loss"], rel=1e-4)
+    own = [value for name, value in both.items() if name.startswith("stage2/kl_")]
+    assert len(own) == 2 and all(value > 0 for value in own)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"teacher_weights": (0.5, 0.5)}, "2 numbers for 1 caches"),
+        ({"teacher_weights": (0.5,), "use_cached_teacher_outputs": None}, "name them"),
+    ],
+)
+def test_weights_without_as_many_caches_are_refused(world, tmp_path, changes, words):
+    data, _, cache = world
+    asked = {"disable_distillation": False, "use_cached_teacher_outputs": (cache,), **changes}
+    with pytest.raises(UserError, match=words):
+        run_train(settings(data, tmp_path, **asked))
 
 
 def test_the_cache_beside_the_checkpoints_is_found(world, tmp_path, capsys):
@@ -79,7 +121,7 @@ def test_a_teacher_that_does_not_load_stops_the_run(world, tmp_path):
 def test_a_cache_of_other_data_is_refused(world, tmp_path):
     _, _, cache = world
     other = make_world(tmp_path / "data", train=9)
-    changes = {"disable_distillation": False, "use_cached_teacher_outputs": cache}
+    changes = {"disable_distillation": False, "use_cached_teacher_outputs": (cache,)}
     with pytest.raises(UserError, match="does not belong here: data of split train"):
         run_train(settings(other, tmp_path / "out", **changes))
 
