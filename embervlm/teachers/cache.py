@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.device import pick_device
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
+from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.store import CacheWriter, TeacherCache
 
@@ -65,6 +67,7 @@ def build_cache(
     min_share: float = 0.0,
     progress: bool = True,
     shard_records: int = 1024,
+    processes: Processes = ALONE,
 ) -> CacheSummary:
     """Score every record of the splits and keep the result; continue where an earlier run stopped.
 
@@ -73,44 +76,35 @@ def build_cache(
         top_k: entries kept per token at most.
         batch_size: records that the teacher is given at a time.
         min_share: entries below this probability at T = 2 are left to the tail.
-        shard_records: records per file; what a killed run loses at most.
+        shard_records: records per file; what a killed run loses at most, in each process.
+        processes: who else builds this cache at the same time. The first shard, whose words order the ids of all, is
+            made by the first process while the others wait.
     """
+    first = processes.rank == 0
+    progress = progress and first
     data = {split: prepared.fingerprint(split) for split in splits}
     plan = _plan({split: prepared.records(split) for split in splits}, shard_records)
-    writer = CacheWriter(
-        folder,
-        teacher.fingerprint(),
-        data,
-        {"top_k": top_k, "min_share": min_share, "shard_records": shard_records},
-        teacher.end_of_turn_id,
-        tokens.token_bytes(teacher.tokenizer),
-    )
-    missing = [shard for shard in plan if not writer.has(shard.name)]
+    settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records}
+    vocabulary = tokens.token_bytes(teacher.tokenizer)
+    about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
+    writer = CacheWriter(*about) if first else None
+    names = processes.share([shard.name for shard in plan if writer and not writer.has(shard.name)])
+    missing = [shard for shard in plan if shard.name in set(names)]
     total, left = (sum(len(shard.records) for shard in part) for part in (plan, missing))
     begin = time.perf_counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not progress) as bar:
-        task = bar.add_task(f"asking {teacher.name}", total=left, rate="")
-        done = 0
-        for shard in missing:
-            scored: dict[str, list[TeacherOutputs]] = {}
-            for batch in _batches(shard.records, batch_size):
-                outputs = teacher.score(batch, prepared.image_root, top_k)
-                for record, turns in zip(batch, outputs, strict=True):
-                    scored[record.id] = [keep_likely(turn, min_share) if min_share else turn for turn in turns]
-                done += len(batch)
-                rate = done / (time.perf_counter() - begin)
-                bar.update(task, advance=len(batch), rate=f"{rate:.1f} samples/s")
-            writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
-    writer.finish([shard.name for shard in plan])
-    totals = writer.manifest["totals"]
+    with _bar(teacher.name, -(-left // processes.count), progress) as tell:  # shared evenly, as near as one knows
+        if processes.share(writer is not None and not writer.has_order):
+            if writer and missing:
+                _add(writer, missing[0], teacher, prepared.image_root, batch_size, tell)
+            missing = missing[1:]
+            processes.share(None)
+        writer = writer or CacheWriter(*about, rank=processes.rank)
+        for shard in missing[processes.rank :: processes.count]:
+            _add(writer, shard, teacher, prepared.image_root, batch_size, tell)
+    processes.share(None)  # all have come to their end
+    if first:
+        writer.finish([shard.name for shard in plan])
+    totals = processes.share(writer.manifest["totals"])
     summary = CacheSummary(
         records=total,
         reused=total - left,
@@ -131,17 +125,62 @@ def run_cache(settings: CacheSettings) -> None:
     prepared = open_prepared(settings.dataset_path)
     for split in settings.splits:  # complain about the data before a large model is loaded
         prepared.records(split)
-    device = pick_device(settings.device)
-    teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
-    build_cache(
-        teacher,
-        prepared,
-        settings.splits,
-        settings.output_dir,
-        top_k=settings.top_k,
-        batch_size=settings.batch_size,
-        min_share=settings.min_share,
+    device = pick_device(own_device(settings.device))
+    with start_processes() as processes:
+        teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
+        build_cache(
+            teacher,
+            prepared,
+            settings.splits,
+            settings.output_dir,
+            top_k=settings.top_k,
+            batch_size=settings.batch_size,
+            min_share=settings.min_share,
+            processes=processes,
+        )
+
+
+@contextmanager
+def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with the rate of this process; call what it gives with the number of records done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
+    begin, done = time.perf_counter(), 0
+    with Progress(*columns, console=console, disable=not progress) as bar:
+        task = bar.add_task(f"asking {name}", total=total, rate="")
+
+        def tell(records: int) -> None:
+            nonlocal done
+            done += records
+            bar.update(task, advance=records, rate=f"{done / (time.perf_counter() - begin):.1f} samples/s")
+
+        yield tell
+
+
+def _add(
+    writer: CacheWriter,
+    shard: _Shard,
+    teacher: Teacher,
+    image_root: Path,
+    batch_size: int,
+    tell: Callable[[int], None],
+) -> None:
+    """Score one shard and write it."""
+    settings = writer.manifest["settings"]
+    scored: dict[str, list[TeacherOutputs]] = {}
+    for batch in _batches(shard.records, batch_size):
+        outputs = teacher.score(batch, image_root, settings["top_k"])
+        for record, turns in zip(batch, outputs, strict=True):
+            share = settings["min_share"]
+            scored[record.id] = [keep_likely(turn, share) if share else turn for turn in turns]
+        tell(len(batch))
+    writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
 
 
 def _plan(records: dict[str, list[Record]], shard_records: int) -> list[_Shard]:

@@ -155,9 +155,15 @@ class CacheWriter:
         settings: Mapping[str, Any],
         end_of_turn_id: int,
         token_bytes: Sequence[bytes | None],
+        rank: int = 0,
     ) -> None:
-        """Begin a cache, or continue one of the same teacher, data and settings; UserError for any other."""
+        """Begin a cache, or continue one of the same teacher, data and settings; UserError for any other.
+
+        Several processes may add shards at once: each but the first one lists its own in `manifest.RANK.json`, begins
+        when the first one has begun and there is an order of ids, and the first one takes these lists over.
+        """
         self.folder = Path(folder)
+        self._path = self.folder / (f"manifest.{rank}.json" if rank else MANIFEST)
         settings = {**settings, "temperatures": list(TEMPERATURE_GRID)}
         self.manifest: dict[str, Any] = {
             "version": VERSION,
@@ -170,9 +176,14 @@ class CacheWriter:
             "files": [],
             "shards": [],
         }
-        if (self.folder / MANIFEST).exists():
+        if rank:
+            found = read_manifest(self.folder)
+            self.manifest["data"], self.manifest["files"] = found["data"], found["files"]
+        elif (self.folder / MANIFEST).exists():
             found = read_manifest(self.folder)
             refuse_other(self.folder, found, teacher, data, settings)
+            if any("order" in entry for entry in found["shards"]):
+                raise UserError(f"{self.folder} was joined from several caches and cannot be continued; {_AGAIN}")
             order = [entry for entry in found["files"] if entry["name"] == ORDER]
             if order and not file_problem(self.folder, order[0], verify=True):  # without it no shard can be read
                 kept = [entry for entry in found["shards"] if not file_problem(self.folder, entry, verify=True)]
@@ -181,17 +192,24 @@ class CacheWriter:
         elif self.folder.is_dir() and any(self.folder.glob("*.safetensors")):
             raise UserError(f"{self.folder} holds files but no {MANIFEST}: it is no teacher cache; {_AGAIN}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob("*.tmp"):
-            left_over.unlink()
         self._words = token_bytes
+        if not rank:
+            for left_over in self.folder.glob("*.tmp"):
+                left_over.unlink()
+            self._take_over()
         self._save()
+
+    @property
+    def has_order(self) -> bool:
+        """Whether there is an order of ids; the first shard makes it."""
+        return any(entry["name"] == ORDER for entry in self.manifest["files"])
 
     def has(self, name: str) -> bool:
         return any(entry["name"] == name for entry in self.manifest["shards"])
 
     def add(self, name: str, split: str, source: str, records: Sequence[tuple[str, list[TeacherOutputs]]]) -> None:
         """Write one shard: its records' ids and outputs."""
-        if not any(entry["name"] == ORDER for entry in self.manifest["files"]):
+        if not self.has_order:
             self._keep(ORDER, order_of(records))
         size, digest = write_arrays(self.folder / name, codec.encode(records, self._order))
         counted = sum(len(output) for _, turns in records for output in turns)
@@ -200,7 +218,8 @@ class CacheWriter:
         self._save()
 
     def finish(self, order: Sequence[str]) -> None:
-        """Mark the cache complete; shards are listed in this order."""
+        """Mark the cache complete; shards, also those of the other processes, are listed in this order."""
+        self._take_over()
         place = {name: number for number, name in enumerate(order)}
         self.manifest["shards"].sort(key=lambda entry: place.get(entry["name"], len(place)))
         if self.manifest["shards"]:
@@ -209,6 +228,24 @@ class CacheWriter:
             self._keep(VOCABULARY, vocabulary_of(np.sort(self._order[ranks]), self._words))
         self.manifest["complete"] = True
         self._save()
+
+    def _take_over(self) -> None:
+        """List the whole shards that other processes have added, in this run or in one that was killed."""
+        parts = sorted(self.folder.glob("manifest.*.json"))
+        for path in parts:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if any(found[key] != self.manifest[key] for key in ("version", "teacher", "settings")):
+                continue
+            if [e for e in found["files"] if e["name"] == ORDER] != [
+                e for e in self.manifest["files"] if e["name"] == ORDER
+            ]:
+                continue
+            whole = (entry for entry in found["shards"] if not file_problem(self.folder, entry, verify=True))
+            self.manifest["shards"] += [entry for entry in whole if not self.has(entry["name"])]
+        if parts:
+            self._save()  # before the lists go: killed in between, they are taken over once more
+        for path in parts:
+            path.unlink()
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -223,7 +260,7 @@ class CacheWriter:
 
     def _save(self) -> None:
         self.manifest["totals"] = totals_of(self.manifest)
-        write_whole(self.folder / MANIFEST, (json.dumps(self.manifest, indent=2) + "\n").encode())
+        write_whole(self._path, (json.dumps(self.manifest, indent=2) + "\n").encode())
 
 
 def vocabulary_ids(path: Path) -> np.ndarray:
