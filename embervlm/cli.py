@@ -43,6 +43,7 @@ VERBS = {
     "cache build": Verb("settings:CacheSettings", "teachers.cache:run_cache"),
     "cache info": Verb("settings:CacheInfoSettings", "teachers.manage:run_info"),
     "cache verify": Verb("settings:CacheVerifySettings", "teachers.manage:run_verify_cache"),
+    "cache import": Verb("settings:CacheImportSettings", "teachers.cache_import:run_import"),
     "cache merge": Verb("settings:CacheMergeSettings", "teachers.manage:run_merge"),
     "evaluate": Verb("settings:EvaluateSettings", "evaluate.runner:run_evaluate"),
     "report": Verb("settings:ReportSettings", "evaluate.report:run_report"),

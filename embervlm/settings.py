@@ -239,6 +239,23 @@ class CacheMergeSettings:
 
 
 @dataclass(frozen=True)
+class CacheImportSettings:
+    """Make a cache of what an inference server said (top-k log-probabilities)."""
+
+    records: Path = option(
+        Path("logprobs.jsonl"), 'Lines {"id", "turn", "token_ids": [...], "logprobs": [{id: log-probability}, ...]}'
+    )
+    dataset_path: Path = option(_STAGE2, "Prepared data set that was asked about")
+    splits: tuple[str, ...] = option(("train", "val"), "Splits of it")
+    teacher_tokenizer: str = option("teacher", "Folder of the teacher's tokenizer")
+    output_dir: Path = option(_CACHE, "New folder of the cache")
+    min_share: float = option(
+        CacheSettings.min_share, "Probabilities below this at T = 2 are left to the tail; 0 keeps all", minimum=0,
+        maximum=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """Ask a checkpoint the questions of a split, score it."""
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,14 @@ def encode_spans(tokenizer: Any, text: str) -> Spans:
             "not say where they lie: it changes the text in a way that cannot be followed."
         )
     return Spans(ids, *spans)
+
+
+def lay_over(tokenizer: Any, ids: Sequence[int], text: str) -> Spans | None:
+    """Spans of tokens that somebody else made of the text; None where their bytes do not join to it."""
+    table = _table(tokenizer)
+    pieces = [table[token_id] if 0 <= token_id < len(table) else None for token_id in ids]
+    spans = _join([piece for piece in pieces if piece is not None], text.encode("utf-8"))
+    return Spans(np.array(ids, dtype=np.int32), *spans) if spans is not None and None not in pieces else None
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -50,7 +50,7 @@ class CacheSummary:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
     name: str
     split: str
     source: str
@@ -83,7 +83,7 @@ def build_cache(
     first = processes.rank == 0
     progress = progress and first
     data = {split: prepared.fingerprint(split) for split in splits}
-    plan = _plan({split: prepared.records(split) for split in splits}, shard_records)
+    plan = plan_shards({split: prepared.records(split) for split in splits}, shard_records)
     settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records}
     vocabulary = tokens.token_bytes(teacher.tokenizer)
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
@@ -165,7 +165,7 @@ def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None
 
 def _add(
     writer: CacheWriter,
-    shard: _Shard,
+    shard: Shard,
     teacher: Teacher,
     image_root: Path,
     batch_size: int,
@@ -183,9 +183,9 @@ def _add(
     writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
 
 
-def _plan(records: dict[str, list[Record]], shard_records: int) -> list[_Shard]:
+def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Shard]:
     """Shards by source, numbered through the splits in their order: the same records give the same plan."""
-    plan: list[_Shard] = []
+    plan: list[Shard] = []
     numbers: dict[str, int] = {}
     for split, rows in records.items():
         by_source: dict[str, list[Record]] = {}
@@ -196,7 +196,7 @@ def _plan(records: dict[str, list[Record]], shard_records: int) -> list[_Shard]:
             for start in range(0, len(group), shard_records):
                 number = numbers[source] = numbers.get(source, -1) + 1
                 name = f"{source}_batch_{number}.safetensors"
-                plan.append(_Shard(name, split, source, group[start : start + shard_records]))
+                plan.append(Shard(name, split, source, group[start : start + shard_records]))
     return plan
 
 

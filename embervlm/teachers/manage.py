@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from embervlm.settings import CacheInfoSettings, CacheMergeSettings, CacheVerifySettings
 
 SHOWN_PROBLEMS = 20
+NEAR_ZERO = 0.01
+"""Nats by which the log-normaliser at T = 1 may differ from 0: fp32, and the narrowest level of the codec."""
 
 
 def run_info(settings: CacheInfoSettings) -> None:
@@ -64,7 +67,10 @@ def run_verify_cache(settings: CacheVerifySettings) -> int:
         cache = TeacherCache(settings.cache, verify=False)
         for name in track(cache.records(), "records", console=console, transient=True):
             counted += 1
-            problems += [f"record {name}: {wrong}" for turn in cache.get(name) or [] for wrong in _wrong(turn)]
+            try:
+                problems += [f"record {name}: {wrong}" for turn in cache.get(name) or [] for wrong in strange(turn)]
+            except (zlib.error, ValueError, IndexError) as error:
+                problems.append(f"record {name} cannot be decoded ({error})")
         if counted != info["totals"]["records"]:
             problems.append(f"{info['totals']['records'] - counted} records are in it twice")
         if settings.dataset_path is not None:
@@ -79,18 +85,22 @@ def run_verify_cache(settings: CacheVerifySettings) -> int:
     return 0
 
 
-def _wrong(said: TeacherOutputs) -> list[str]:
+def strange(said: TeacherOutputs) -> list[str]:
     """What no teacher can have said."""
-    found = []
-    inside = said.top_ids >= 0
-    if (said.top_logprobs[inside] > 1e-4).any() or (said.realised_logprobs > 1e-4).any():
-        found.append("a probability above 1")
-    if not np.isfinite(said.log_normalisers).all() or (np.abs(said.log_normalisers[:, 0]) > 0.01).any():
-        found.append("probabilities do not sum to 1")
-    known = said.starts >= 0
-    if (np.diff(said.starts[known]) < 0).any() or (said.ends < said.starts).any():
-        found.append("tokens out of order")
-    return found
+    kept, known = said.top_ids >= 0, said.starts >= 0
+    starts, ends, normalisers = said.starts[known], said.ends[known], said.log_normalisers
+    checks = (
+        ((said.token_ids < 0).any(), "a realised token is no token"),
+        ((said.top_logprobs[kept] > 1e-4).any() or (said.realised_logprobs > 1e-4).any(), "a probability above 1"),
+        (not np.isfinite(said.top_logprobs[kept]).all(), "an entry without a probability"),
+        (
+            not np.isfinite(normalisers).all() or (np.abs(normalisers[:, 0]) > NEAR_ZERO).any(),
+            "probabilities do not sum to 1",
+        ),
+        ((np.diff(normalisers, axis=1) < -1e-4).any(), "normalisers do not rise with the temperature"),
+        ((np.diff(starts) < 0).any() or (np.diff(ends) < 0).any() or (ends < starts).any(), "tokens out of order"),
+    )
+    return [sentence for wrong, sentence in checks if wrong]
 
 
 def _against(cache: TeacherCache, folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,13 +175,14 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_continues(world, tmp_path: P
 
 def test_a_list_of_another_teacher_is_not_taken_over(world, tmp_path: Path):
     """A folder that was copied together from two builds must not mix them."""
-    whole = TeacherCache(world[2])
-    entry = whole.info["shards"][0]
-    settings = {key: value for key, value in whole.info["settings"].items() if key != "temperatures"}
-    about = (tmp_path / "cache", whole.info["teacher"], whole.info["data"], settings, 2, whole.token_bytes())
-    CacheWriter(*about)
-    (tmp_path / "cache" / entry["name"]).write_bytes((world[2] / entry["name"]).read_bytes())
-    other = {**whole.info, "teacher": {**whole.info["teacher"], "weights": "0123"}, "shards": [entry]}
-    (tmp_path / "cache" / "manifest.1.json").write_text(json.dumps(other))
-    assert not CacheWriter(*about).has(entry["name"])
-    assert not (tmp_path / "cache" / "manifest.1.json").exists()
+    target = shutil.copytree(world[2], tmp_path / "cache")
+    info = json.loads((target / "manifest.json").read_text())
+    entry = info["shards"].pop()
+    (target / "manifest.json").write_text(json.dumps(info))
+    settings = {key: value for key, value in info["settings"].items() if key != "temperatures"}
+    about = (target, info["teacher"], info["data"], settings, 2, TeacherCache(world[2]).token_bytes())
+    for weights, taken in (("0123", False), (info["teacher"]["weights"], True)):
+        other = {**info, "teacher": {**info["teacher"], "weights": weights}, "shards": [entry]}
+        (target / "manifest.1.json").write_text(json.dumps(other))
+        assert CacheWriter(*about).has(entry["name"]) is taken
+        assert not (target / "manifest.1.json").exists()

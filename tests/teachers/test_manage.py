@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 
 from embervlm.cli import main
 from embervlm.errors import UserError
+from embervlm.teachers.join import join_caches
+from embervlm.teachers.manage import strange
+from embervlm.teachers.shards import map_arrays, write_arrays
 from embervlm.teachers.store import CacheWriter, TeacherCache
 from tests.teachers.test_codec import make_outputs
 
@@ -91,6 +95,57 @@ def test_what_does_not_belong_together_is_not_merged(tmp_path, capsys, second, s
 
 def test_the_word_after_cache_is_asked_for(capsys):
     assert main(["cache", "--top_k", "4"]) == 2
-    assert "cache build, cache info, cache verify, cache merge" in " ".join(capsys.readouterr().err.split())
+    assert "cache build, cache info, cache verify, cache import, cache merge" in " ".join(
+        capsys.readouterr().err.split()
+    )
     with pytest.raises(UserError):
         TeacherCache("nowhere")
+
+
+def test_a_joined_cache_is_not_continued(tmp_path):
+    """Its shards have orders of their own: a writer that did not know would begin from nothing."""
+    parts = [make_cache(tmp_path / name, name, range(at, at + 3)) for at, name in ((0, "train"), (9, "val"))]
+    join_caches(parts, tmp_path / "c")
+    with pytest.raises(UserError, match="joined from several caches"):
+        CacheWriter(tmp_path / "c", TEACHER, {"train": "train"}, {"top_k": 16}, 2, WORDS)
+    assert len(TeacherCache(tmp_path / "c")) == 6
+
+
+def test_verify_says_which_numbers_cannot_be():
+    said = make_outputs("r", 0, 4)
+    assert strange(said) == []
+    for changes, words in (
+        ({"realised_logprobs": said.realised_logprobs + 30}, "above 1"),
+        ({"log_normalisers": said.log_normalisers + 0.3}, "sum to 1"),
+        ({"log_normalisers": said.log_normalisers * [1, 1, 1, 1, 1, -1]}, "rise"),
+        ({"starts": said.starts[::-1], "ends": said.ends[::-1]}, "order"),
+        ({"token_ids": said.token_ids - 5000}, "no token"),
+    ):
+        assert any(words in found for found in strange(dataclasses.replace(said, **changes))), words
+
+
+def test_verify_decodes_what_its_checksum_lets_pass(tmp_path, capsys):
+    make_cache(tmp_path / "a", "train", range(7))
+    shard = tmp_path / "a/vqa_batch_0.safetensors"
+    columns = dict(map_arrays(shard))
+    size, digest = write_arrays(shard, {**columns, "blocks": np.where(columns["blocks"] > 200, 0, columns["blocks"])})
+    info = json.loads((tmp_path / "a/manifest.json").read_text())
+    info["shards"][0] |= {"bytes": size, "sha256": digest}
+    (tmp_path / "a/manifest.json").write_text(json.dumps(info))
+    assert main(["cache", "verify", "--cache", str(tmp_path / "a")]) == 1
+    assert "train-0" in capsys.readouterr().out
+
+
+def test_an_entry_of_a_padded_vocabulary_comes_back_and_has_no_spelling(tmp_path):
+    """Heads are padded beyond the tokenizer (151,936 rows against 151,669): such a row is no token of the text."""
+    said = make_outputs("r", 0, 5)
+    beyond = len(WORDS) + 90
+    padded = dataclasses.replace(said, top_ids=np.where(np.arange(said.top_ids.shape[1]) == 1, beyond, said.top_ids))
+    writer = CacheWriter(tmp_path / "a", TEACHER, {"train": "d"}, {"top_k": 16}, 2, WORDS)
+    writer.add("vqa_batch_0.safetensors", "train", "vqa", [("r", [padded])])
+    writer.finish([])
+    assert main(["cache", "verify", "--cache", str(tmp_path / "a")]) == 0
+    cache = TeacherCache(tmp_path / "a")
+    (kept,) = cache.get("r") or []
+    assert ((kept.top_ids == beyond).sum(1) == 1).all()
+    assert len(cache.token_bytes()) == len(WORDS)
