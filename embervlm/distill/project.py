@@ -2,7 +2,8 @@
 
 Anchored positions: both models have read the same bytes, so P(u) = sum of p_w over the teacher tokens w whose spelling
 e(w) begins with u. Interior positions: the student is inside a teacher token; condition on the teacher tokens whose
-spelling begins with the student tokens read since that token began, and look one place further in the spelling.
+spelling begins with the student tokens read since that token began, and look one place further in the spelling. Where
+too little of what may be compatible is known there is no target.
 
 The realised token's own mass is shared out by what the teacher says next: see `branch`.
 """
@@ -24,6 +25,11 @@ from embervlm.tokens import Spans
 
 NOISE = 1e-6
 """A tail below this share of the normaliser is the rounding of fp32 log-probabilities: nothing is left there."""
+
+LEAST_KNOWN = 0.3
+"""An interior position has a target where the words that are known to fit what was read have at least so much of the
+mass that may fit it: theirs and all that lies outside the head. In `benchmarks/alignment.py` half of the interior
+positions have; their total variation from the truth is .017, that of all .150."""
 
 BETAS = 1 / np.array(TEMPERATURE_GRID)
 
@@ -144,8 +150,12 @@ def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[Re
     ids = np.concatenate([np.where(counted, head_next, -1), student.ids[rows][:, None]], axis=1)
     masses = np.concatenate([mass, branch.kept[:, None]], axis=1)
     event_ids, event_mass = merge(*_beside(ids, masses, branch))
+    outside = np.clip(1 - np.exp(logp).sum(1) - np.where(is_real.any(1), 0.0, real_mass), 0.0, None)
+    told = ~interior | (total[:, 0] >= LEAST_KNOWN * (total[:, 0] + outside))
+    kinds[rows[~told]] = NONE
     with np.errstate(divide="ignore"):
-        return split(sizes, kinds, rows, event_ids, np.log(event_mass / total), np.log(tail))
+        logprobs, log_tail = np.log(event_mass / total), np.log(tail)
+    return split(sizes, kinds, rows[told], event_ids[told], logprobs[told], log_tail[told])
 
 
 def _next(token_map: TokenMap, places: Places, teacher_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

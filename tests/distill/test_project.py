@@ -134,6 +134,22 @@ def test_cut_head_keeps_its_entries_and_the_rest_is_exact_at_each_temperature(
             np.testing.assert_allclose(got, events ** (1 / temperature) / normaliser, atol=2e-5)
 
 
+@pytest.mark.parametrize("read, outside, kind", [(0.25, 0.45, INTERIOR), (0.2, 0.5, NONE), (0.0, 0.0, INTERIOR)])
+def test_an_interior_position_of_which_little_is_known_has_no_target(read: float, outside: float, kind: int):
+    """The student reads "a" of the teacher's "ab"; what lies outside the head may begin with "a", too."""
+    others = (b"aa", b"a ", b"a1", b"1a", b" a")
+    teacher, student = Vocabulary((*LETTERS, b"ab", *others)), Vocabulary((*LETTERS,))
+    p = np.full((2, teacher.end + 1), 1e-9)
+    p[0, teacher.words.index(b"ab")], p[0, teacher.words.index(b"b")] = read or 0.9, 1 - (read or 0.9) - outside
+    p[0, -1 - len(others) : -1] = outside / len(others) or 1e-9
+    p[1, teacher.end] = 1
+    outputs = make_outputs(teacher.spans(b"ab", end=True), np.log(p), 2)
+    spans = student.spans(b"ab", end=False)
+    targets = project(np.append(spans.ids, student.end).astype(np.int32), spans, outputs, make_map(teacher, student))
+    assert targets.kinds.tolist() == [ANCHORED, kind, ANCHORED]
+    assert (targets.ids[1] >= 0).any() == (kind == INTERIOR)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_equal_tokenizers_give_exact_kl(temperature: float):
     """With one vocabulary and the whole head, the trained-against KL is the full-vocabulary KL of the two models."""
