@@ -48,6 +48,7 @@ from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
 STAMPS = Path(__file__).parents[1] / "examples" / "stamps"
 KINDS = {"anchored": ANCHORED, "interior": INTERIOR, "none": NONE}
 TOP_K, WHOLE = 16, 2048
+ESCD = "ESCD's completion sets"
 STRATA = ("numbers", "split word", "interior", "other")
 VARIANTS: dict[str, Callable[[Sequence[Response], TokenMap], list[ResponseTargets]]] = {
     "first-token marginal": target_variants.marginal,
@@ -143,23 +144,28 @@ def stratum(text: bytes, start: int, end: int, kind: int, teacher_end: int) -> s
     return "split word" if end < teacher_end else "other"
 
 
-def judge(target: ResponseTargets, row: int, truth: Truth) -> tuple[float, bool, float] | None:
+def judge(
+    target: ResponseTargets, row: int, truth: Truth, owner: Callable[[int], int] = lambda token: token
+) -> tuple[float, bool, float] | None:
     """Total variation over the target's events and its rest, whether both have the same likeliest event, and the
-    probability that the events name."""
+    probability that the events name. `owner` says to which event a student token belongs, where events are sets."""
     if target.kinds[row] == NONE:
         return None
     ids = target.ids[row]
     p = np.exp(target.logprobs[row].astype(np.float64))
     rest = float(np.exp(target.log_tail[row, 0]))
-    real = np.array([truth.probs.get(int(token), 0.0) if token >= 0 else 0.0 for token in ids])
+    owned: dict[int, float] = {}
+    for token, mass in truth.probs.items():
+        owned[owner(token)] = owned.get(owner(token), 0.0) + mass
+    real = np.array([owned.get(int(token), 0.0) if token >= 0 else 0.0 for token in ids])
     total = p.sum() + rest
     off = np.abs(p / total - real).sum() + abs(rest / total - (1 - real.sum()))
-    best = max(truth.probs, key=lambda token: truth.probs[token])
+    best = max(owned, key=lambda token: owned[token])
     return float(off / 2), bool(ids[p.argmax()] == best), float(p.sum() / total)
 
 
-def measure_truth(student: Any, count: int, wanted: int, budget: int) -> dict[str, Any]:
-    """`wanted` positions of each stratum out of `count` passages."""
+def measure_truth(student: Any, count: int, wanted: int, budget: int, heads: dict[str, int]) -> dict[str, Any]:
+    """`wanted` positions of each stratum out of `count` passages, for caches of `heads` words a position."""
     model, tokenizer = load_smollm2()
     words = tokens.token_bytes(tokenizer)
     token_map = build_token_map(words, tokens.fingerprint(tokenizer), tokenizer.eos_token_id, student)
@@ -188,9 +194,9 @@ def measure_truth(student: Any, count: int, wanted: int, budget: int) -> dict[st
         own, alignment = spoken[n]
         if n != last:
             last = n
-            outputs, logp, context = listen(model, tokenizer, prompt, answers[n], answers[n], WHOLE)
+            outputs, logp, context = listen(model, tokenizer, prompt, answers[n], answers[n], max(heads.values()))
             p = logp.exp().numpy()
-            for label, k in (("", TOP_K), (", whole head", WHOLE)):
+            for label, k in heads.items():
                 for variant, tell in VARIANTS.items():
                     (told[variant + label],) = tell([(own.ids, own, cut(outputs, k))], token_map)
         first, boundary = int(alignment.first[j]), int(alignment.boundary[j])
@@ -200,6 +206,9 @@ def measure_truth(student: Any, count: int, wanted: int, budget: int) -> dict[st
         sums += (1, truth.unopened, truth.opened, truth.moved)
         for variant, target in told.items():
             judged.setdefault(variant, []).append((name, judge(target, j, truth)))
+        for label, k in heads.items():
+            owner = target_variants.completions(outputs.top_ids[first, :k], token_map)
+            judged.setdefault(ESCD + label, []).append((name, judge(told["BPM" + label], j, truth, owner)))
     return {
         "positions": len(drawn),
         "share": share,
@@ -216,9 +225,13 @@ def summary(found: list[tuple[str, tuple[float, bool, float] | None]], share: di
     covered = {name: [score for score in scores if score is not None] for name, scores in by.items()}
     weight = {name: share[name] * len(covered[name]) / max(len(by[name]), 1) for name in share}
     mean = {name: np.mean(scores, axis=0) for name, scores in covered.items() if scores}
+    anchored = [name for name in mean if name != "interior"]
     everything = sum(weight[name] * mean[name] for name in mean) / sum(weight[name] for name in mean)
     return {
         "tv": float(everything[0]),
+        "tv_anchored": float(
+            sum(weight[name] * mean[name][0] for name in anchored) / sum(weight[name] for name in anchored)
+        ),
         "top1": float(everything[1]),
         "named": float(everything[2]),
         "with_target": sum(weight.values()) / sum(share[name] for name in share if by[name]),
@@ -236,7 +249,7 @@ def main() -> int:
         "LLaMA-like": (vocabularies.llama_style, 32_000),
         "SmolLM2": (vocabularies.smollm2, 49_152),
     }
-    answers = texts(100 if options.quick else 2000)
+    answers = texts(50 if options.quick else 2000)
     table = Table(
         "teacher", "text", "anchored", "interior", "none", "with target", "map s", "positions/s", "first time"
     )
@@ -258,7 +271,8 @@ def main() -> int:
     for name, result in found.items():
         if "skipped" in result:
             console.print(f"{name} is skipped: {result['skipped']}.")
-    truth = measure_truth(student, *((6, 4, 48) if options.quick else (60, 75, 320)))
+    heads = {"": TOP_K} if options.quick else {"": TOP_K, ", whole head": WHOLE}
+    truth = measure_truth(student, *((6, 3, 32) if options.quick else (60, 75, 320)), heads)
     show_truth(truth)
     default = truth["variants"]["+ realised branch resolved"]
     qwen = found["Qwen"].get("shares", {})
@@ -268,6 +282,7 @@ def main() -> int:
                 "benchmark": "alignment",
                 "quick": options.quick,
                 "tv": default["tv"],
+                "tv_anchored": default["tv_anchored"],
                 "tv_numbers": default["tv_by_kind"].get("numbers"),
                 "qwen_with_target": {kind: shares["with_target"] for kind, shares in qwen.items()},
                 "pairs": found,
@@ -284,12 +299,13 @@ def show_truth(truth: dict[str, Any]) -> None:
         f"Truth at {drawn}. Left unopened: {truth['unopened']:.3f} of the mass, "
         f"of which {truth['moved_of_opened']:.3f} would move if it is like what was opened."
     )
-    table = Table("target", "TV", "top-1", *STRATA, "with target", "named")
+    table = Table("target", "TV", "anchored", "top-1", *STRATA, "with target", "named")
     for variant, result in truth["variants"].items():
         kinds = (result["tv_by_kind"].get(name) for name in STRATA)
         table.add_row(
             variant,
             f"{result['tv']:.4f}",
+            f"{result['tv_anchored']:.4f}",
             f"{result['top1']:.3f}",
             *("" if value is None else f"{value:.4f}" for value in kinds),
             f"{100 * result['with_target']:.1f}%",

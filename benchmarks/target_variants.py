@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from embervlm.distill.branch import Branches
-from embervlm.distill.project import BETAS, NOISE, Response, ResponseTargets, merge, project_batch
+from embervlm.distill.project import Response, ResponseTargets, merge, project_batch
 from embervlm.distill.token_map import TokenMap
 from embervlm.distill.variants import Anchored, anchored, targets
+from embervlm.teachers.outputs import BETAS, NOISE
 
 
 def chain(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
@@ -69,6 +70,24 @@ def alm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTarg
             )
         )
     return found
+
+
+def completions(head: np.ndarray, token_map: TokenMap) -> Callable[[int], int]:
+    """ESCD's completion sets (arXiv 2609.34738) over BPM's roots: an event is a root and every student token that goes
+    on from a word of that root; a token that goes on from several words belongs to the longest. -> the root of a token.
+    """
+    assert token_map.branches is not None
+    words = token_map.branches.words
+    alphabet = token_map.branches.spell.alphabet
+    roots = {words[w]: longest_prefix(token_map, w) for w in head.tolist() if 0 <= w < len(words) and words[w]}
+    own = set(roots.values())
+
+    def owner(token: int) -> int:
+        spelled = alphabet[token] or b""
+        longest = max((size for size in range(1, len(spelled)) if spelled[:size] in roots), default=0)
+        return token if token in own or not longest else roots[spelled[:longest]]
+
+    return owner
 
 
 def rest(said: Anchored, named: np.ndarray) -> np.ndarray:

@@ -39,6 +39,10 @@ class TeacherTargets:
         self._tokenizer = student_tokenizer
         self._kept: Memo[tuple[ResponseTargets, ...]] = Memo(memory)
 
+    def told_as(self, targets: str) -> TeacherTargets:
+        """The same teacher, projected in another way."""
+        return TeacherTargets(self._look_up, self._token_map, self._tokenizer, targets)
+
     def __call__(self, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[list[ResponseTargets]]:
         """For each record one ResponseTargets per entry of `Encoded.responses`, cut like the row is cut."""
         found = [self._kept.get(record.id) for record in records]

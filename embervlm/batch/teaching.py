@@ -25,8 +25,12 @@ class Teaching:
     tokenizer_fingerprint: str
     live: bool  # a model in this process
 
+    def told_as(self, targets: str) -> TeacherTargets:
+        """The same teacher in other targets, a key of `TARGETS`; `resolved` ones are what is measured and shown."""
+        return self.targets if targets == "resolved" else self.targets.told_as(targets)
 
-def cached_teaching(cache: Any, student_tokenizer: Any, targets: str = "resolved") -> Teaching:
+
+def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
     """From an opened `TeacherCache`; the spellings of its tokens are kept in the cache's folder."""
     words = cache.token_bytes()
     token_map = build_token_map(
@@ -35,7 +39,7 @@ def cached_teaching(cache: Any, student_tokenizer: Any, targets: str = "resolved
     outputs = from_cache(cache, cache.folder)
     return Teaching(
         name=cache.info["teacher"]["name"],
-        targets=TeacherTargets(outputs, token_map, student_tokenizer, targets),
+        targets=TeacherTargets(outputs, token_map, student_tokenizer),
         outputs=outputs,
         token_bytes=words,
         tokenizer_fingerprint=cache.tokenizer_fingerprint,
@@ -44,12 +48,7 @@ def cached_teaching(cache: Any, student_tokenizer: Any, targets: str = "resolved
 
 
 def live_teaching(
-    teacher: Any,
-    image_root: Path,
-    student_tokenizer: Any,
-    top_k: int,
-    folder: Path | None = None,
-    targets: str = "resolved",
+    teacher: Any, image_root: Path, student_tokenizer: Any, top_k: int, folder: Path | None = None
 ) -> Teaching:
     """From a `Teacher` that is asked for every batch; `folder` keeps the spellings of its tokens between runs."""
     words = tokens.token_bytes(teacher.tokenizer)
@@ -58,7 +57,7 @@ def live_teaching(
     outputs = from_teacher(teacher, image_root, top_k)
     return Teaching(
         name=teacher.name,
-        targets=TeacherTargets(outputs, token_map, student_tokenizer, targets),
+        targets=TeacherTargets(outputs, token_map, student_tokenizer),
         outputs=outputs,
         token_bytes=words,
         tokenizer_fingerprint=fingerprint,

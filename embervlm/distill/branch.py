@@ -98,6 +98,7 @@ class Places:
 class Branch:
     """The realised token's mass p(t1) of R rows, at T = 1, not conditioned."""
 
+    alike: np.ndarray  # bool [R], False: the teacher's token is not the text that the student reads there
     kept: np.ndarray  # float [R], with the realised student token
     row: np.ndarray  # int [E]
     ids: np.ndarray  # int [E], another student token, LOST or OUT
@@ -110,19 +111,23 @@ def resolve(branches: Branches | None, said: Said, places: Places, real_next: np
     real_next: int [R], the student token that t1's own spelling gives at the row's place, -1 for none.
     """
     kept = np.exp(said.logp[places.first])
+    alike = np.ones(len(kept), dtype=bool)
     moves: list[tuple[int, int, float]] = []
     if branches is not None:
         wanted = places.student_ids[places.rows]
-        settled = (places.last - places.first == 1) & (real_next == wanted)
+        settled = real_next == wanted
         moves = _next_words(branches, said, places, np.flatnonzero(settled))
         np.subtract.at(kept, [row for row, _, _ in moves], [mass for _, _, mass in moves])
         kept = np.maximum(kept, 0.0)
         for r in np.flatnonzero(~settled).tolist():
+            alike[r] = _alike(branches, said, places, r)
+            if not alike[r]:
+                continue
             shares = _along(branches, said, places, r)
             kept[r] = shares.pop(int(wanted[r]), 0.0)
             moves.extend((r, token_id, mass) for token_id, mass in shares.items())
     row, ids, mass = (np.array([move[i] for move in moves]) for i in range(3))
-    return Branch(kept, row.astype(np.int64), ids.astype(np.int64), mass.astype(np.float64))
+    return Branch(alike, kept, row.astype(np.int64), ids.astype(np.int64), mass.astype(np.float64))
 
 
 def _next_words(branches: Branches, said: Said, places: Places, rows: np.ndarray) -> list[tuple[int, int, float]]:
@@ -175,6 +180,17 @@ def _along(branches: Branches, said: Said, places: Places, r: int) -> dict[int, 
         text += word
     shares[wanted] = shares.get(wanted, 0.0) + mass
     return shares
+
+
+def _alike(branches: Branches, said: Said, places: Places, r: int) -> bool:
+    """Whether the bytes that the student reads from the boundary are those of t1: not where a tokenizer lowers case."""
+    word, read = _text(branches, places, r, int(said.ids[places.first[r]])), b""
+    for token_id in places.student_ids[places.boundary[r] :].tolist():
+        piece = branches.spell.alphabet[token_id] if token_id < len(branches.spell.alphabet) else None
+        if len(read) >= len(word) or piece is None:
+            break
+        read += piece
+    return read[: len(word)] == word[: len(read)]
 
 
 def _last_character(text: bytes) -> int:

@@ -20,18 +20,13 @@ from embervlm import tokens
 from embervlm.distill.align import INTERIOR, NONE, Alignment, align
 from embervlm.distill.branch import LOST, OUT, Branch, Places, Said, resolve
 from embervlm.distill.token_map import TokenMap, build_token_map
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, stack_entries
+from embervlm.teachers.outputs import BETAS, NOISE, TEMPERATURE_GRID, TeacherOutputs, stack_entries
 from embervlm.tokens import Spans
-
-NOISE = 1e-6
-"""A tail below this share of the normaliser is the rounding of fp32 log-probabilities: nothing is left there."""
 
 LEAST_KNOWN = 0.3
 """An interior position has a target where the words that are known to fit what was read have at least so much of the
 mass that may fit it: theirs and all that lies outside the head. In `benchmarks/alignment.py` half of the interior
 positions have; their total variation from the truth is .017, that of all .150."""
-
-BETAS = 1 / np.array(TEMPERATURE_GRID)
 
 Response = tuple[np.ndarray, Spans, TeacherOutputs]
 """Student ids, student spans and the teacher's outputs of one response: the arguments of `project`."""
@@ -151,7 +146,7 @@ def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[Re
     masses = np.concatenate([mass, branch.kept[:, None]], axis=1)
     event_ids, event_mass = merge(*_beside(ids, masses, branch))
     outside = np.clip(1 - np.exp(logp).sum(1) - np.where(is_real.any(1), 0.0, real_mass), 0.0, None)
-    told = ~interior | (total[:, 0] >= LEAST_KNOWN * (total[:, 0] + outside))
+    told = branch.alike & (~interior | (total[:, 0] >= LEAST_KNOWN * (total[:, 0] + outside)))
     kinds[rows[~told]] = NONE
     with np.errstate(divide="ignore"):
         logprobs, log_tail = np.log(event_mass / total), np.log(tail)

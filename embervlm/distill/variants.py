@@ -12,16 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from embervlm.distill.align import ANCHORED, NONE, Alignment, align
-from embervlm.distill.project import BETAS, Response, ResponseTargets, join, merge, project_batch, split, usable
+from embervlm.distill.project import Response, ResponseTargets, join, merge, project_batch, split, usable
 from embervlm.distill.token_map import TokenMap
-from embervlm.teachers.outputs import stack_entries
+from embervlm.teachers.outputs import BETAS, log_tails, stack_entries
 
 
 def strict(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
     """Strict top-16 (arXiv 2610.08448): only where one student token is one teacher token, over the words of the head
     that both vocabularies have, renormalised. No rest."""
     said = anchored(responses, token_map)
-    one_to_one = (said.alignment.last - said.alignment.first == 1)[said.rows] & said.same_end
+    first = said.alignment.first[said.rows]
+    own = token_map.rows(said.teacher_ids[first], np.asarray(False))
+    equal = (token_map.token(own, 0) == said.student_ids[said.rows]) & (token_map.token(own, 1) < 0)
+    one_to_one = equal & said.same_end & (said.alignment.last[said.rows] - first == 1)
     words = said.head[one_to_one]
     spelled = token_map.rows(words, np.zeros((len(words), 1), dtype=bool))
     shared = (token_map.token(spelled, 0) >= 0) & (token_map.token(spelled, 1) < 0)
@@ -32,9 +35,27 @@ def strict(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseT
     return targets(said, said.rows[one_to_one][some], ids, mass / mass.sum(1, keepdims=True), nothing)
 
 
+def uld(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """ULD (arXiv 2402.12030): no alignment; the j-th student token is paired with the j-th teacher token, and its loss
+    compares sorted probabilities. So the ids are only ranks, 0 for the likeliest."""
+    found = []
+    for student_ids, _, outputs in responses:
+        count, paired = len(student_ids), min(len(student_ids), len(outputs))
+        rank = np.full((count, outputs.top_ids.shape[1]), -1, dtype=np.int32)
+        logprobs = np.full(rank.shape, -np.inf, dtype=np.float32)
+        tail = np.full((count, len(BETAS)), -np.inf, dtype=np.float32)
+        rank[:paired] = np.where(outputs.top_ids[:paired] >= 0, np.arange(rank.shape[1]), -1)
+        logprobs[:paired] = outputs.top_logprobs[:paired]
+        tail[:paired] = log_tails(outputs.top_logprobs, outputs.log_normalisers)[:paired]
+        kinds = np.where(np.arange(count) < paired, ANCHORED, NONE).astype(np.int8)
+        found.append(ResponseTargets(kinds, rank, logprobs, tail))
+    return found
+
+
 TARGETS: dict[str, Callable[[Sequence[Response], TokenMap], list[ResponseTargets]]] = {
     "resolved": project_batch,
     "strict": strict,
+    "uld": uld,
 }
 """The choices of `--distillation_targets`."""
 
@@ -44,6 +65,8 @@ class Anchored:
     """The joined responses and the teacher's head at each anchored position [R]."""
 
     sizes: list[int]
+    student_ids: np.ndarray  # int32 [M]
+    teacher_ids: np.ndarray  # int32 [N]
     kinds: np.ndarray  # int8 [M]
     alignment: Alignment
     rows: np.ndarray  # int [R]
@@ -63,7 +86,9 @@ def anchored(responses: Sequence[Response], token_map: TokenMap) -> Anchored:
     normalisers = np.concatenate([outputs.log_normalisers for _, _, outputs in responses])[first]
     same_end = student.ends[rows] == teacher.ends[first]
     whole = np.exp(normalisers.astype(np.float64))
-    return Anchored(sizes, kinds, alignment, rows, same_end, head, logp.astype(np.float64), whole)
+    return Anchored(
+        sizes, student.ids, teacher.ids, kinds, alignment, rows, same_end, head, logp.astype(np.float64), whole
+    )
 
 
 def targets(

@@ -22,20 +22,17 @@ import numpy as np
 from embervlm.errors import UserError
 from embervlm.teachers import entries
 from embervlm.teachers.entries import LOWEST, Entries, read_entries, sort_entries, write_entries
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, stack_entries
+from embervlm.teachers.outputs import BETAS, TEMPERATURE_GRID, TeacherOutputs, log_tails, stack_entries
 from embervlm.teachers.streams import deflate, golomb, inflate, joined, planes, ungolomb, unzigzag, zigzag
 
 Columns = dict[str, np.ndarray]
 Records = Sequence[tuple[str, Sequence[TeacherOutputs]]]
 
 BLOCK_TOKENS = 2048
-NOISE = 1e-6
-"""A tail below this share of the normaliser is rounding of fp32: stored as nothing."""
 TAIL_STEP = 0.05
 OUTSIDE, EXACT, NO_TAIL = 255, 255, 255
 """Which entry was realised: none; size of a token whose span is kept in full; first tail where there is none at all."""
 
-_BETAS = 1 / np.array(TEMPERATURE_GRID)
 _LEVELS = (LOWEST * (np.arange(256) / 255) ** 2).astype(np.float32)
 _TAILS = LOWEST * (np.arange(255) / 254) ** 2
 _STREAMS = entries.STREAMS + 13  # of a block
@@ -147,7 +144,7 @@ def _decode(block: Block, answer: int, record_id: str, turn: int, order: np.ndar
     tails = _tails(block.tail_first[part], block.tail_steps[:, part], np.log(len(order)))
     # Levels are coarse where a token is nearly certain; that all is 1 at T = 1 says the rest.
     logprobs += (np.log1p(-np.minimum(np.exp(tails[:, 0]), 0.999)) - np.log(np.exp(logprobs).sum(1)))[:, None]
-    head = np.exp(logprobs[:, :, None] * _BETAS).sum(1)
+    head = np.exp(logprobs[:, :, None] * BETAS).sum(1)
     top_ids = np.where(ranks >= 0, order[ranks], -1).astype(np.int32)
     top_logprobs = logprobs.astype(np.float32)
     at = block.realised[part].astype(np.int64)
@@ -168,14 +165,6 @@ def _decode(block: Block, answer: int, record_id: str, turn: int, order: np.ndar
         log_normalisers=np.log(head + np.exp(tails)).astype(np.float32),
         realised_logprobs=realised,
     )
-
-
-def log_tails(top_logprobs: np.ndarray, log_normalisers: np.ndarray) -> np.ndarray:
-    """float64 [n, G]: log of sum p_w^(1/T) over all that is not among the entries; -inf where only rounding is left."""
-    whole = np.exp(log_normalisers.astype(np.float64))
-    tail = whole - np.exp(top_logprobs.astype(np.float64)[:, :, None] * _BETAS).sum(1)
-    with np.errstate(divide="ignore"):
-        return np.log(np.where(tail > NOISE * whole, tail, 0.0))
 
 
 def _split(records: Records) -> list[Records]:
@@ -252,10 +241,10 @@ def _tails(first: np.ndarray, steps: np.ndarray, log_size: float) -> np.ndarray:
 def _foretell(known: list[np.ndarray], log_size: float) -> np.ndarray:
     """The next tail. Its log is convex in 1/T and about log V at 1/T = 0: below the chord, above the tangent."""
     g = len(known)
-    chord = known[-1] + (1 - _BETAS[g] / _BETAS[g - 1]) * (log_size - known[-1])
+    chord = known[-1] + (1 - BETAS[g] / BETAS[g - 1]) * (log_size - known[-1])
     if g == 1:
         return chord
-    tangent = known[-1] + (known[-1] - known[-2]) * (_BETAS[g] - _BETAS[g - 1]) / (_BETAS[g - 1] - _BETAS[g - 2])
+    tangent = known[-1] + (known[-1] - known[-2]) * (BETAS[g] - BETAS[g - 1]) / (BETAS[g - 1] - BETAS[g - 2])
     return (chord + tangent) / 2
 
 

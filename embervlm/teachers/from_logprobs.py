@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from embervlm.errors import UserError
-from embervlm.teachers.codec import NOISE
 from embervlm.teachers.entries import MOST
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.teachers.outputs import BETAS, NOISE, TeacherOutputs
 from embervlm.tokens import lay_over, token_bytes
 
 EXPONENT = 1.7
@@ -68,7 +67,7 @@ def outputs_from_logprobs(
     counts = (top_ids >= 0).sum(1)
     mass = 1 - np.exp(top).sum(1)
     tails = estimate_tails(mass, counts, size)
-    head = np.exp(top[:, :, None] / np.array(TEMPERATURE_GRID)).sum(1)
+    head = np.exp(top[:, :, None] * BETAS).sum(1)
     hit = top_ids == realised_ids[:, None]
     first = estimate_tails(mass, counts, size, only=1)[:, 0]
     realised = np.where(hit.any(1), np.where(hit, top, -np.inf).max(1), first)
@@ -93,17 +92,16 @@ def estimate_tails(
     """float64 [n, G]: log sum p_w^(1/T) over the tail, T in TEMPERATURE_GRID, if p_w falls as rank^-exponent.
 
     Args:
-        mass: [n], probability of the tail at T = 1; below `codec.NOISE` there is none, and the result is -inf.
+        mass: [n], probability of the tail at T = 1; below `NOISE` there is none, and the result is -inf.
         entries: int [n], tokens that are not in the tail, the likeliest ones.
         only: the sum over so many tokens of the tail only, the likeliest.
     """
     inside = mass > NOISE
     with np.errstate(divide="ignore"):
         log_mass = np.log(np.where(inside & (entries < vocabulary), mass, 0.0))[:, None]
-    inverse = 1 / np.array(TEMPERATURE_GRID)
     entries = np.minimum(entries, vocabulary - 1)[:, None]
     last = vocabulary if only is None else entries + only
-    return _log_sum(exponent * inverse, entries, last) + inverse * (log_mass - _log_sum(exponent, entries, vocabulary))
+    return _log_sum(exponent * BETAS, entries, last) + BETAS * (log_mass - _log_sum(exponent, entries, vocabulary))
 
 
 def _log_sum(exponent: Any, after: Any, last: Any) -> np.ndarray:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 TEMPERATURE_GRID = (1.0, 1.25, 1.6, 2.0, 3.0, 4.0)
 """Temperatures whose normalisers are kept; any other one between the first and the last is interpolated in 1/T."""
 
+BETAS = 1 / np.array(TEMPERATURE_GRID)
+
+NOISE = 1e-6
+"""A tail below this share of the normaliser is the rounding of fp32 log-probabilities: nothing is left there."""
+
 
 @dataclass(frozen=True)
 class TeacherOutputs:
@@ -96,6 +101,14 @@ def stack_entries(outputs: Sequence[TeacherOutputs]) -> tuple[np.ndarray, np.nda
         ids[part], logprobs[part] = output.top_ids, output.top_logprobs
         at += len(output)
     return ids, logprobs
+
+
+def log_tails(top_logprobs: np.ndarray, log_normalisers: np.ndarray) -> np.ndarray:
+    """float64 [n, G]: log of sum p_w^(1/T) over all that is not among the entries; -inf where only rounding is left."""
+    whole = np.exp(log_normalisers.astype(np.float64))
+    tail = whole - np.exp(top_logprobs.astype(np.float64)[:, :, None] * BETAS).sum(1)
+    with np.errstate(divide="ignore"):
+        return np.log(np.where(tail > NOISE * whole, tail, 0.0))
 
 
 def keep_likely(outputs: TeacherOutputs, share: float) -> TeacherOutputs:

@@ -202,7 +202,7 @@ def build_trainer(
         },
         processor=model.processor,
         sampler=ImageMajorSampler(train_set.records, settings.seed, together=settings.pack),
-        teachers=lesson.names if lesson and len(lesson.names) > 1 else (),
+        teachers=lesson.names if lesson and lesson.others and lesson.trained != "uld" else (),
     )
     collator = Collator(
         model.processor,

@@ -25,6 +25,7 @@ class Lesson:
     teaching: Teaching
     about_val: bool
     note: str
+    trained: str = "resolved"  # the targets to train on
     others: tuple[tuple[float, Teaching], ...] = ()
     weight: float = 1.0  # of the first
 
@@ -34,8 +35,9 @@ class Lesson:
 
     @property
     def weighted(self) -> list[tuple[float, TeacherTargets]]:
-        """Of every teacher."""
-        return [(self.weight, self.targets), *((weight, teaching.targets) for weight, teaching in self.others)]
+        """Of every teacher, what is trained on."""
+        every = [(self.weight, self.teaching), *self.others]
+        return [(weight, teaching.told_as(self.trained)) for weight, teaching in every]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,6 +55,11 @@ class Lesson:
 def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any, device: torch.device) -> Lesson | None:
     """None in Stage 1, with `disable_distillation`, and where alpha is 0 throughout."""
     (stage,) = settings.stages
+    if settings.distillation_targets == "uld" and settings.distillation_loss != "uld":
+        raise UserError(
+            "--distillation_targets uld pairs tokens by position and knows only ranks: it goes with "
+            f"--distillation_loss uld, not {settings.distillation_loss}."
+        )
     never = settings.alpha_schedule == "constant" and settings.distillation_alpha == 0
     if stage == 1 or settings.disable_distillation or never:
         return None
@@ -67,19 +74,12 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
     if isinstance(cache_or_why, TeacherCache):
         return _from_cache(cache_or_why, prepared, processor, settings.distillation_targets)
     teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
-    teaching = live_teaching(
-        teacher,
-        prepared.image_root,
-        processor.tokenizer,
-        settings.teacher_top_k,
-        folder,
-        settings.distillation_targets,
-    )
+    teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
     size = sum(parameter.numel() for parameter in teacher.model.parameters())
     note = (
         f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{cache_or_why}. A cache is 3 to 5 times faster."
     )
-    return Lesson(teaching, True, note)
+    return Lesson(teaching, True, note, settings.distillation_targets)
 
 
 def _from_caches(settings: TrainSettings, folders: Sequence[Path], prepared: PreparedSet, processor: Any) -> Lesson:
@@ -99,7 +99,7 @@ def _from_caches(settings: TrainSettings, folders: Sequence[Path], prepared: Pre
     shares = [weight / sum(weights) for weight in weights]
     note = "\n".join(f"{share:.0%} {lesson.note}" for share, lesson in zip(shares, lessons, strict=True))
     rest = tuple((share, lesson.teaching) for share, lesson in zip(shares[1:], others, strict=True))
-    return Lesson(first.teaching, first.about_val, note, rest, shares[0])
+    return Lesson(first.teaching, first.about_val, note, settings.distillation_targets, rest, shares[0])
 
 
 def _beside(folder: Path, teacher: str, prepared: PreparedSet) -> TeacherCache | str:
@@ -120,4 +120,4 @@ def _from_cache(cache: TeacherCache, prepared: PreparedSet, processor: Any, targ
     note = f"Teacher: {cache.info['teacher']['name']}, from {cache.folder} ({len(cache):,} records)."
     if not about_val:
         note += " It says nothing about val: no KL is measured during training."
-    return Lesson(cached_teaching(cache, processor.tokenizer, targets), about_val, note)
+    return Lesson(cached_teaching(cache, processor.tokenizer), about_val, note, targets)

@@ -46,6 +46,7 @@ class TinySpeller:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
+        self.alphabet = [*vocabulary.words, None]
 
     def together(self, texts: list[bytes]) -> list[list[int]]:
         return [self.vocabulary.encode(text) for text in texts]

@@ -85,6 +85,20 @@ def test_several_caches_are_mixed_by_weight(world, tmp_path):
     assert len(own) == 2 and all(value > 0 for value in own)
 
 
+def test_uld_is_trained_on_and_measured_as_the_others_are(world, tmp_path):
+    """Its targets are ranks: the KL on val is against the resolved ones, or arms could not be compared."""
+    data, _, cache = world
+    common = {"disable_distillation": False, "use_cached_teacher_outputs": (cache,), "max_steps": 1}
+    run_train(settings(data, tmp_path / "plain", **common))
+    uld = {"distillation_loss": "uld", "distillation_targets": "uld"}
+    run_train(settings(data, tmp_path / "uld", **common, **uld))
+    plain, other = metrics(tmp_path / "plain")[1], metrics(tmp_path / "uld")[1]
+    assert other["stage2/distill_loss"] != pytest.approx(plain["stage2/distill_loss"], rel=0.01)
+    assert other["stage2/teacher_kl_div"] == pytest.approx(plain["stage2/teacher_kl_div"], rel=0.02)
+    with pytest.raises(UserError, match="--distillation_loss uld"):
+        run_train(settings(data, tmp_path / "wrong", **common, distillation_targets="uld"))
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
