@@ -319,6 +319,9 @@ class VerifySettings:
     checkpoint: Path | None = option(None, "Student checkpoint, instead of a preset")
     teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
     use_cached_teacher_outputs: Path | None = option(None, "Cache, instead of a teacher")
+    compare_teacher: bool = option(
+        False, "With a cache: load its teacher, too, and compare the gradients with its full distribution"
+    )
     samples: int = option(32, "Samples to look at", minimum=1)
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
 

@@ -12,11 +12,17 @@ import torch
 
 from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.encode import IGNORE
+from embervlm.batch.targets import TeacherTargets
 from embervlm.batch.teaching import Teaching
 from embervlm.distill.loss import LossOptions
 from embervlm.distill.targets import Targets
 from embervlm.evaluate.divergence import Divergence, measure_divergence
 from embervlm.inspection.view import Shares, count_kinds
+from embervlm.teachers.outputs import entropies
+
+COMPARED_POSITIONS = 64
+"""So many are compared with the teacher's whole distribution, which takes a megabyte each with large vocabularies."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,6 @@ class TargetFacts:
     shares: Shares
     events: float  # mean number of events
     rest: float  # mean mass of "everything else"
-    entropy: float  # mean, nats, of events and rest: a lower bound of the teacher's
     label_mass: float  # mean probability that the teacher gives the label
     worst_sum: float  # largest |1 - sum of a row|
 
@@ -37,6 +42,7 @@ class TeacherFacts:
 
     tokens: int
     perplexity: float  # exp of the mean surprise per token, T = 1
+    entropy: float  # mean, nats, of the whole distribution at temperature T
     end_of_turn: float  # mean probability of ending the turn where the answer ends
 
 
@@ -46,6 +52,15 @@ class StepFacts:
 
     loss: float
     gradients: dict[str, float]  # norm in each part of the model that is trained
+
+
+@dataclass(frozen=True)
+class GradientFacts:
+    """The kept part of the teacher's distributions against the whole."""
+
+    samples: int
+    positions: int  # with a target
+    cosine: float  # of the two gradients of the distillation loss, all trained weights together
 
 
 def measure_targets(data: RecordDataset, teaching: Teaching, temperature: float, batch_size: int = 16) -> TargetFacts:
@@ -65,7 +80,6 @@ def measure_targets(data: RecordDataset, teaching: Teaching, temperature: float,
             [
                 (part.ids >= 0).sum(1).float(),
                 part.rest,
-                -(torch.xlogy(part.probs, part.probs).sum(1) + torch.xlogy(part.rest, part.rest)),
                 torch.where(part.ids == label[:, None], part.probs, 0.0).sum(1),
                 (1 - part.probs.sum(1) - part.rest).abs(),
             ]
@@ -74,19 +88,53 @@ def measure_targets(data: RecordDataset, teaching: Teaching, temperature: float,
     ]
     rows = torch.cat(counted, 1)
     if not rows.shape[1]:
-        return TargetFacts(count_kinds(kinds), 0.0, 0.0, 0.0, 0.0, 0.0)
-    events, rest, entropy, label_mass, _ = rows.mean(1).tolist()
-    return TargetFacts(count_kinds(kinds), events, rest, entropy, label_mass, float(rows[4].max()))
+        return TargetFacts(count_kinds(kinds), 0.0, 0.0, 0.0, 0.0)
+    events, rest, label_mass, _ = rows.mean(1).tolist()
+    return TargetFacts(count_kinds(kinds), events, rest, label_mass, float(rows[3].max()))
 
 
-def measure_teacher(data: RecordDataset, teaching: Teaching, batch_size: int = 16) -> TeacherFacts:
-    surprise, ends = [], []
+def measure_teacher(data: RecordDataset, teaching: Teaching, temperature: float, batch_size: int = 16) -> TeacherFacts:
+    surprise, ends, unsure = [], [], []
     for start in range(0, len(data), batch_size):
         for outputs in teaching.outputs(data.records[start : start + batch_size]):
             surprise += [-output.realised_logprobs for output in outputs]
             ends += [output.realised_logprobs[-1] for output in outputs]
+            unsure += [entropies(output.log_normalisers, temperature) for output in outputs]
     every = np.concatenate(surprise)
-    return TeacherFacts(len(every), float(np.exp(every.mean(dtype=np.float64))), float(np.exp(ends).mean()))
+    perplexity, entropy = np.exp(every.mean(dtype=np.float64)), np.concatenate(unsure).mean()
+    return TeacherFacts(len(every), float(perplexity), float(entropy), float(np.exp(ends).mean()))
+
+
+def measure_gradient(
+    model: Any, data: RecordDataset, kept: TeacherTargets, whole: TeacherTargets, temperature: float
+) -> GradientFacts:
+    """How alike the distillation's gradients of all trained weights are: towards what is kept, and towards everything.
+
+    Args:
+        kept, whole: one teacher with few words a position, and with its whole vocabulary.
+    """
+    samples = []
+    for index in range(len(data)):
+        samples.append(data[index])
+        if sum(int((s.encoded.shift_labels != IGNORE).sum()) for s in samples) >= COMPARED_POSITIONS:
+            break
+    options = LossOptions(alpha=1.0, sft_weight=0.0, temperature=temperature)
+    was_training = model.training
+    model.eval()
+    gradients, positions = [], 0
+    for targets in (kept, whole):
+        batch = Collator(model.processor, targets, temperature)(samples)
+        inputs = {
+            name: value.to(model.device) for name, value in batch.items() if value is not None and name != "labels"
+        }
+        parts = model(**inputs, loss_options=options, use_cache=False).parts
+        parts.total.backward()
+        grads = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(grads))
+        positions = int(parts.n_targets)
+        model.zero_grad()
+    model.train(was_training)
+    return GradientFacts(len(samples), positions, float(torch.cosine_similarity(gradients[0], gradients[1], dim=0)))
 
 
 def measure_step(model: Any, data: RecordDataset, teaching: Teaching, options: LossOptions, samples: int) -> StepFacts:

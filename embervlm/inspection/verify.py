@@ -21,9 +21,11 @@ from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
 from embervlm.evaluate.divergence import Divergence
 from embervlm.inspection.measure import (
+    GradientFacts,
     StepFacts,
     TargetFacts,
     TeacherFacts,
+    measure_gradient,
     measure_step,
     measure_student,
     measure_targets,
@@ -43,6 +45,7 @@ OPTIONS = LossOptions(TrainSettings.distillation_alpha, 1 - TrainSettings.distil
 
 FEWEST_TARGETS = 0.7  # share of positions; byte alignment reaches 0.9 and more with every pair that we tried
 MOST_PERPLEXITY = 200.0  # 2 to 5 on answers in the teacher's own style, tens on bare words, thousands when all is wrong
+LEAST_COSINE = 0.9  # caches of sure teachers reach .99
 MOST_START_EXCESS = 2.0  # nats above ln V that a new student's cross-entropy may start with
 
 
@@ -57,6 +60,7 @@ class Facts:
     targets: TargetFacts
     start: Divergence
     step: StepFacts
+    gradient: GradientFacts | None  # None: the teacher is not at hand
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,15 @@ def judge(facts: Facts) -> list[Check]:
             "A part without a gradient does not learn: pictures do not reach the text.",
         ),
     ]
+    if facts.gradient is not None:
+        checks.append(
+            Check(
+                "what is kept of the teacher pulls where all of it would",
+                facts.gradient.cosine >= LEAST_COSINE,
+                f"cosine {facts.gradient.cosine:.4f}",
+                "Too little is kept: build the cache with a smaller --min_share or a larger --top_k.",
+            )
+        )
     if not facts.trained:
         excess = facts.start.ce_per_token - math.log(facts.vocabulary)
         checks.append(
@@ -122,30 +135,45 @@ def run_verify(settings: VerifySettings) -> int:
     assert model.processor is not None
     model.to(pick_device("auto"))  # type: ignore[arg-type]
     data = RecordDataset(records, prepared.image_root, model.processor, positions(model, TrainSettings.max_length))
-    teaching = _teaching(settings, prepared, model)
+    teaching, teacher = _teaching(settings, prepared, model)
+    whole = None
+    if teacher is not None:
+        everything = live_teaching(
+            teacher, prepared.image_root, model.processor.tokenizer, len(teaching.token_bytes)
+        ).targets
+        whole = measure_gradient(model, data, teaching.targets, everything, TEMPERATURE)
     facts = Facts(
         student=student,
         vocabulary=len(model.processor.tokenizer),
         student_fingerprint=tokens.fingerprint(model.processor.tokenizer),
         trained=settings.checkpoint is not None,
         teaching=teaching,
-        teacher=measure_teacher(data, teaching),
+        teacher=measure_teacher(data, teaching, TEMPERATURE),
         targets=measure_targets(data, teaching, TEMPERATURE),
         start=measure_student(model, data.records, data, teaching, TEMPERATURE),
         step=measure_step(model, data, teaching, OPTIONS, samples=8),
+        gradient=whole,
     )
     checks = judge(facts)
     _show(facts, checks, data, prepared)
     return 0 if all(check.right for check in checks) else WRONG
 
 
-def _teaching(settings: VerifySettings, prepared: PreparedSet, model: Any) -> Teaching:
+def _teaching(settings: VerifySettings, prepared: PreparedSet, model: Any) -> tuple[Teaching, Any]:
+    """Also the teacher itself, if it is at hand."""
+    tokenizer = model.processor.tokenizer
     if settings.use_cached_teacher_outputs is not None:
         cache = TeacherCache(settings.use_cached_teacher_outputs)
         cache.require(data={"train": prepared.fingerprint("train")})
-        return cached_teaching(cache, model.processor.tokenizer)
+        if not settings.compare_teacher:
+            return cached_teaching(cache, tokenizer), None
+        teacher = load_teacher(
+            cache.info["teacher"]["name"], pick_device("auto"), trust_remote_code=settings.trust_remote_code
+        )
+        cache.require(teacher.fingerprint())
+        return cached_teaching(cache, tokenizer), teacher
     teacher = load_teacher(settings.teacher_model, pick_device("auto"), trust_remote_code=settings.trust_remote_code)
-    return live_teaching(teacher, prepared.image_root, model.processor.tokenizer, TrainSettings.teacher_top_k)
+    return live_teaching(teacher, prepared.image_root, tokenizer, TrainSettings.teacher_top_k), teacher
 
 
 def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: PreparedSet) -> None:
@@ -164,7 +192,7 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
         (
             f"at T = {TEMPERATURE:g}",
             f"{targets.events:.1f} events, {targets.rest:.1%} of the mass in the tail, the label has "
-            f"{targets.label_mass:.1%}; entropy at least {targets.entropy:.2f} nats",
+            f"{targets.label_mass:.1%}; the teacher's entropy is {facts.teacher.entropy:.2f} nats a token of its own",
         ),
         (
             "teacher says",
@@ -177,6 +205,11 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
             f"KL(teacher || student) at T {start.teacher_student_at_t:.3f}",
         ),
     ]
+    if facts.gradient is not None:
+        compared = f"{facts.gradient.positions} positions of {facts.gradient.samples} samples"
+        rows.append(
+            ("gradient", f"cosine {facts.gradient.cosine:.4f} with that of the teacher's full distribution, {compared}")
+        )
     for name, said in rows:
         table.add_row(Text(name, style="bold"), Text(said))
     console.print(table)

@@ -111,6 +111,18 @@ def log_tails(top_logprobs: np.ndarray, log_normalisers: np.ndarray) -> np.ndarr
         return np.log(np.where(tail > NOISE * whole, tail, 0.0))
 
 
+def entropies(log_normalisers: np.ndarray, temperature: float) -> np.ndarray:
+    """float64 [n]: the entropy in nats of the whole distribution at T, from its normalisers [n, G].
+
+    With Z(b) = sum_w p_w^b and b = 1/T it is log Z - b d(log Z)/db, of the polynomial through the grid's points: within
+    0.05 nats for T from 1.25 on, less exact at 1.
+    """
+    powers = np.vander(BETAS, increasing=True)
+    coefficients = np.linalg.solve(powers, log_normalisers.astype(np.float64).T)
+    beta, order = 1 / temperature, np.arange(len(BETAS))
+    return (beta**order - order * beta**order) @ coefficients
+
+
 def keep_likely(outputs: TeacherOutputs, share: float) -> TeacherOutputs:
     """Without the entries whose probability at T = 2 is below `share`: they become part of the tail.
 

@@ -73,6 +73,21 @@ def test_the_screen_of_a_live_teacher(world, capsys):
     assert "WRONG the teacher finds the answers likely" in out and "test_teacher.py" in out
     for said in ("tokenizer", "anchored", "of the mass in the tail", "student reads", "KL(student || teacher)"):
         assert said in out
+    assert "cosine 0." in out  # 48 of its 369 words against all
+    assert "nats a token of its own" in " ".join(out.split())
+
+
+def test_a_cache_is_compared_with_its_teacher_where_that_is_asked_for(world, tmp_path, capsys):
+    data, teacher, cache = world
+    settings = VerifySettings(dataset_path=data, preset="tiny", use_cached_teacher_outputs=cache, samples=4)
+    verify.run_verify(settings)
+    assert "full distribution" not in capsys.readouterr().out
+    verify.run_verify(replace(settings, compare_teacher=True))
+    assert "full distribution" in capsys.readouterr().out
+    poor = tmp_path / "poor"
+    build_cache(load_teacher(str(teacher)), open_prepared(data), ("train",), poor, top_k=1, progress=False)
+    verify.run_verify(replace(settings, compare_teacher=True, use_cached_teacher_outputs=poor))
+    assert "WRONG what is kept of the teacher" in capsys.readouterr().out
 
 
 def test_stage_1_has_no_teacher_to_verify(world):

@@ -10,7 +10,7 @@ import pytest
 from embervlm.errors import UserError
 from embervlm.teachers import codec
 from embervlm.teachers.entries import LOWEST
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, keep_likely
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, entropies, keep_likely
 
 
 def make_outputs(record: str, turn: int, n: int, k: int = 16, vocabulary: int = 2000, seed: int = 0) -> TeacherOutputs:
@@ -170,3 +170,15 @@ def test_a_record_without_turns_and_one_with_an_empty_answer():
 def test_too_many_entries_are_refused():
     with pytest.raises(UserError, match="at most 254"):
         codec.encode([("a", [make_outputs("a", 0, 1, k=300)])], ORDER)
+
+
+@pytest.mark.parametrize("temperature", [1.4, 2.0, 3.5])
+def test_the_entropy_of_the_whole_distribution_comes_from_the_normalisers(temperature: float):
+    logits = np.random.default_rng(0).normal(0, 3, (20, 5000))
+    logits[:5] *= 4
+    logp = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1)[:, None]
+    normalisers = np.stack([np.log(np.exp(logp / t).sum(1)) for t in TEMPERATURE_GRID], 1).astype(np.float32)
+    p = np.exp(logp / temperature)
+    p /= p.sum(1, keepdims=True)
+    exact = -(p * np.log(np.maximum(p, 1e-300))).sum(1)
+    np.testing.assert_allclose(entropies(normalisers, temperature), exact, atol=0.05)
