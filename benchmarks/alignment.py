@@ -118,7 +118,7 @@ def measure_pair(tokenizer: Any, student: Any, answers: dict[str, list[str]], pa
     result: dict[str, Any] = {"tokens": len(words), "token_map_seconds": time.perf_counter() - begin, "shares": {}}
     seconds, positions = [0.0, 0.0], 0
     for name, found in answers.items():
-        jobs = [respond(text, made_up(tokenizer, end, text, seed), student) for seed, text in enumerate(found)]
+        jobs = respond(found, [made_up(tokenizer, end, text, seed) for seed, text in enumerate(found)], student)
         for turn in range(2):  # the second time, what the student makes of pairs of words is remembered
             begin = time.perf_counter()
             told = [target for at in range(0, len(jobs), 64) for target in project_batch(jobs[at : at + 64], token_map)]

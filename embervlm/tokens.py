@@ -61,7 +61,12 @@ def token_bytes(tokenizer: Any) -> list[bytes | None]:
 
 
 def encode_spans(tokenizer: Any, text: str) -> Spans:
-    """Tokenize without adding special tokens, and lay the tokens over the text's bytes.
+    """`encode_spans_of` one text."""
+    return encode_spans_of(tokenizer, [text])[0]
+
+
+def encode_spans_of(tokenizer: Any, texts: Sequence[str]) -> list[Spans]:
+    """Tokenize each text without adding special tokens, and lay the tokens over the text's bytes.
 
     Where the tokens' bytes join to the text, its start and nothing else decides: a token may end inside a character,
     and one blank that the tokenizer put before the text covers nothing. Otherwise (a tokenizer that lowers case,
@@ -71,20 +76,31 @@ def encode_spans(tokenizer: Any, text: str) -> Spans:
     Raises:
         UserError: no token can be placed, or the text is no Unicode (half a surrogate pair).
     """
-    try:
-        data = text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"The text {text[:40]!r} holds half a surrogate pair, which is no character: mend it."
-        ) from error
+    if not texts:
+        return []
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"The text {text[:40]!r} holds half a surrogate pair, which is no character: mend it."
+            ) from error
     fast = getattr(tokenizer, "is_fast", False)
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=fast)
-    ids = np.array(encoded["input_ids"], dtype=np.int32)
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=fast)
+    offsets = encoded["offset_mapping"] if fast else [None] * len(texts)
+    return [
+        _lay(tokenizer, text, np.array(ids, dtype=np.int32), offset)
+        for text, ids, offset in zip(texts, encoded["input_ids"], offsets, strict=True)
+    ]
+
+
+def _lay(tokenizer: Any, text: str, ids: np.ndarray, offsets: list[tuple[int, int]] | None) -> Spans:
     table = _table(tokenizer)
-    pieces = [table[token_id] if token_id < len(table) else None for token_id in ids]
-    spans = _join([piece for piece in pieces if piece is not None], data) if None not in pieces else None
-    if spans is None:
-        spans = _from_offsets(tokenizer, text, pieces, encoded["offset_mapping"]) if fast else None
+    pieces = [table[token_id] if token_id < len(table) else None for token_id in ids.tolist()]
+    known = [piece for piece in pieces if piece is not None]
+    spans = _join(known, text.encode("utf-8")) if len(known) == len(pieces) else None
+    if spans is None and offsets is not None:
+        spans = _from_offsets(tokenizer, text, pieces, offsets)
     if spans is None or (len(ids) and (spans[0] < 0).all()):
         raise UserError(
             f"The tokens that {type(tokenizer).__name__} makes of {text[:40]!r} do not join to the text, and it does "

@@ -58,7 +58,8 @@ class TeacherTargets:
         return cut
 
     def _ask(self, records: Sequence[Record]) -> list[tuple[ResponseTargets, ...]]:
-        jobs = []
+        texts: list[str] = []
+        said: list[TeacherOutputs] = []
         counts = []
         for record, outputs in zip(records, self._look_up(records), strict=True):
             answers = [answer for _, answer in record.turns()]
@@ -68,10 +69,10 @@ class TeacherTargets:
                     f"{[output.turn for output in outputs]}: they were made for other data. "
                     "Run cache_teacher_outputs.py again on this data."
                 )
-            for answer, output in zip(answers, outputs, strict=True):
-                jobs.append(respond(answer, output, self._tokenizer))
+            texts += answers
+            said += outputs
             counts.append(len(answers))
-        projected = iter(self._project(jobs, self._token_map))
+        projected = iter(self._project(respond(texts, said, self._tokenizer), self._token_map))
         return [tuple(next(projected) for _ in range(count)) for count in counts]
 
 

@@ -86,14 +86,14 @@ def student_targets(
         token_map = build_token_map(
             tokens.token_bytes(teacher_tokenizer), tokens.fingerprint(teacher_tokenizer), end, student_tokenizer
         )
-    responses = [respond(text, said, student_tokenizer) for text, said in zip(texts, outputs, strict=True)]
-    return project_batch(responses, token_map)
+    return project_batch(respond(texts, outputs, student_tokenizer), token_map)
 
 
-def respond(text: str, outputs: TeacherOutputs, student_tokenizer: Any) -> Response:
-    """The student's tokens of a whole response, its EOS last, beside what the teacher said about it."""
-    spans = tokens.encode_spans(student_tokenizer, text)
-    return np.append(spans.ids, np.int32(student_tokenizer.eos_token_id)), spans, outputs
+def respond(texts: Sequence[str], outputs: Sequence[TeacherOutputs], student_tokenizer: Any) -> list[Response]:
+    """The student's tokens of whole responses, the EOS last, beside what the teacher said about each."""
+    end = np.int32(student_tokenizer.eos_token_id)
+    laid = tokens.encode_spans_of(student_tokenizer, texts)
+    return [(np.append(spans.ids, end), spans, said) for spans, said in zip(laid, outputs, strict=True)]
 
 
 def project_batch(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:

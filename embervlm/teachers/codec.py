@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,6 +57,13 @@ class Block:
     outside_ranks: np.ndarray  # int64, of the tokens whose `realised` is OUTSIDE
     outside_logprobs: np.ndarray  # float32
     exact: np.ndarray  # int32 [2, ...], first and last byte of the tokens whose size is EXACT
+    _told: dict[float, np.ndarray] = field(default_factory=dict)
+
+    def tails(self, log_size: float) -> np.ndarray:
+        """float64 [n, G], of all tokens at once: record by record it would be most of the time of a look-up."""
+        if log_size not in self._told:
+            self._told[log_size] = _tails(self.tail_first, self.tail_steps, log_size)
+        return self._told[log_size]
 
 
 def encode(records: Records, order: np.ndarray) -> Columns:
@@ -141,7 +148,7 @@ def _decode(block: Block, answer: int, record_id: str, turn: int, order: np.ndar
     tokens = _range(block.answer_ends, answer)
     part = slice(tokens.start, tokens.stop)
     ranks, logprobs = block.entries.padded(tokens)
-    tails = _tails(block.tail_first[part], block.tail_steps[:, part], np.log(len(order)))
+    tails = block.tails(np.log(len(order)))[part]
     # Levels are coarse where a token is nearly certain; that all is 1 at T = 1 says the rest.
     logprobs += (np.log1p(-np.minimum(np.exp(tails[:, 0]), 0.999)) - np.log(np.exp(logprobs).sum(1)))[:, None]
     head = np.exp(logprobs[:, :, None] * BETAS).sum(1)
