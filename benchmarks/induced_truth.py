@@ -77,7 +77,7 @@ class InducedTruth:
             queue = [node for node in queue if node not in batch]
             nodes += len(batch)
             ids = torch.tensor([node.tokens for node in batch])
-            logits = self.model(ids, past_key_values=_repeat(context, length, len(batch)), use_cache=True).logits[:, -1]
+            logits = self.model(ids, cache=_repeat(context, length, len(batch)), use_cache=True).logits[:, -1]
             for node, p in zip(batch, logits.float().softmax(-1).numpy(), strict=True):
                 own = self._next(self.spell.together([node.text])[0], read)
                 before = found[own]

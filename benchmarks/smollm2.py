@@ -46,4 +46,4 @@ def listen(
         log_normalisers=torch.stack([(logp / t).logsumexp(-1) for t in TEMPERATURE_GRID], 1).numpy(),
         realised_logprobs=logp.gather(1, realised[:, None])[:, 0].numpy(),
     )
-    return outputs, logp, out.past_key_values
+    return outputs, logp, out.cache

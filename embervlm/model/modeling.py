@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.cache_utils import Cache
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
 from embervlm.distill.loss import LossOptions, LossParts, chunked_loss
 from embervlm.distill.targets import Targets
@@ -32,14 +32,9 @@ CROSS_ENTROPY = LossOptions(alpha=0.0, sft_weight=1.0, temperature=1.0)
 
 
 @dataclass
-class EmberVLMOutput(ModelOutput):
-    """What forward gives: transformers' CausalLMOutputWithPast, and in `parts` the sums behind `loss`."""
+class EmberVLMOutput(CausalLMOutputWithPast):
+    """What forward gives; `parts` holds the sums behind `loss`."""
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
     parts: LossParts | None = None
 
 
@@ -163,7 +158,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         shift_labels: Tensor | None = None,
         targets: Targets | Sequence[tuple[float, Targets]] | None = None,
@@ -200,7 +195,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache if shift_labels is None else False,
             **kwargs,
         )
@@ -216,7 +211,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         return EmberVLMOutput(
             loss=None if parts is None else parts.total,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             parts=parts,
