@@ -116,6 +116,7 @@ def measure_pair(tokenizer: Any, student: Any, answers: dict[str, list[str]], pa
     end = tokenizer.eos_token_id
     token_map = build_token_map(words, tokens.fingerprint(tokenizer), end, student)
     result: dict[str, Any] = {"tokens": len(words), "token_map_seconds": time.perf_counter() - begin, "shares": {}}
+    result["paired_by_position"] = {}
     seconds, positions = [0.0, 0.0], 0
     for name, found in answers.items():
         jobs = respond(found, [made_up(tokenizer, end, text, seed) for seed, text in enumerate(found)], student)
@@ -124,11 +125,23 @@ def measure_pair(tokenizer: Any, student: Any, answers: dict[str, list[str]], pa
             told = [target for at in range(0, len(jobs), 64) for target in project_batch(jobs[at : at + 64], token_map)]
             seconds[turn] += time.perf_counter() - begin
         kinds = np.concatenate([target.kinds for target in told])
+        result["paired_by_position"][name] = paired_by_position(jobs)
         positions += len(kinds)
         result["shares"][name] = {kind: float((kinds == code).mean()) for kind, code in KINDS.items()}
         result["shares"][name]["with_target"] = float((kinds != NONE).mean())
     result |= {"positions": positions, "positions_per_second": positions / seconds[1]}
     return result | {"positions_per_second_first_time": positions / seconds[0]}
+
+
+def paired_by_position(jobs: Sequence[Response]) -> float:
+    """Share of the student's tokens that begin at the same byte as the teacher's token of the same number: what ULD
+    compares with each other (arXiv 2402.12030)."""
+    right = total = 0
+    for _, spans, outputs in jobs:
+        both = min(len(spans.ids), len(outputs) - 1)
+        right += int((spans.starts[:both] == outputs.starts[:both]).sum())
+        total += len(spans.ids)
+    return right / max(total, 1)
 
 
 def cut(outputs: TeacherOutputs, k: int) -> TeacherOutputs:
@@ -251,7 +264,16 @@ def main() -> int:
     }
     answers = texts(50 if options.quick else 2000)
     table = Table(
-        "teacher", "text", "anchored", "interior", "none", "with target", "map s", "positions/s", "first time"
+        "teacher",
+        "text",
+        "anchored",
+        "interior",
+        "none",
+        "with target",
+        "ULD pairs",
+        "map s",
+        "positions/s",
+        "first time",
     )
     found: dict[str, Any] = {}
     for name, (load, size) in track(list(pairs.items()), "aligning", console=console):
@@ -263,9 +285,12 @@ def main() -> int:
         speed = (
             found[name][key] for key in ("token_map_seconds", "positions_per_second", "positions_per_second_first_time")
         )
+        paired = {kind: f"{100 * part:.1f}%" for kind, part in found[name]["paired_by_position"].items()}
         columns = [f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in speed]
         for kind, shares in found[name]["shares"].items():
-            table.add_row(name, kind, *(f"{100 * shares[key]:.2f}%" for key in (*KINDS, "with_target")), *columns)
+            table.add_row(
+                name, kind, *(f"{100 * shares[key]:.2f}%" for key in (*KINDS, "with_target")), paired[kind], *columns
+            )
             name, columns = "", ["", "", ""]
     console.print(table)
     for name, result in found.items():

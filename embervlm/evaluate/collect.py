@@ -19,6 +19,7 @@ from embervlm.evaluate.results import EvalResult, is_result, load_result, predic
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.teacher_view import view_cache
 from embervlm.model.modeling import EmberVLM
+from embervlm.teachers.facts import teacher_facts
 
 SYSTEMS: dict[str, tuple[Kind, str]] = {
     "teacher": ("teacher", "Teacher"),
@@ -38,6 +39,9 @@ UNDISTILLED = "undistilled"
 SHOWN = ("teacher", "student", "undistilled")
 """Systems whose answers stand beside the pictures."""
 
+
+HEARD = 1024
+"""Records whose answers the teacher is judged by in a report."""
 
 TOLD = (
     "teacher_model", "distillation_alpha", "sft_weight", "alpha_schedule", "distillation_temperature",
@@ -180,12 +184,17 @@ def with_looks(
     limit = getattr(model.config.text_config, "max_position_embeddings", 512)
     dataset = RecordDataset(records, prepared.image_root, model.processor, min(limit, 512))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    temperature = _trained(student.result).get("settings", {}).get("distillation_temperature", 2.0)
+    heard = (said for record in records[:HEARD] for said in view.outputs([record])[0])
+    kept = CacheFacts(
+        view.bytes_per_token, 2.0 * len(view.token_bytes), teacher=teacher_facts(heard, float(temperature))
+    )
     return dataclasses.replace(
         inputs,
         title=f"A student of {millions:.{0 if millions >= 10 else 1}f}M parameters learns from {view.name}",
         aligned=aligned_example(dataset, view),
         next_token=next_token_example(model, dataset, view),
-        cache=None if view.bytes_per_token is None else CacheFacts(view.bytes_per_token, 2.0 * len(view.token_bytes)),
+        cache=kept,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from embervlm.errors import UserError
 from embervlm.evaluate.results import EvalResult, read_json
+from embervlm.teachers.facts import TeacherFacts
 
 Kind = Literal["teacher", "student", "undistilled", "baseline", "blind", "other"]
 """What a system is to the story: chooses its colour, and which numbers the headline compares."""
@@ -99,6 +100,7 @@ class CacheFacts:
     bytes_per_token: float
     full_logits_bytes_per_token: float | None = None  # fp16 logits of the teacher's whole vocabulary
     tokens: int | None = None
+    teacher: TeacherFacts | None = None  # on the answers of the split
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,17 @@ def _inputs(data: Mapping[str, Any]) -> ReportInputs:
         next_token=None
         if following is None
         else NextToken(**{**following, **{side: _pairs(following[side]) for side in ("student", "teacher")}}),
-        cache=None if cache is None else CacheFacts(**cache),
+        cache=None if cache is None else _cache(cache),
         phases=tuple((str(what), float(seconds)) for what, seconds in data.get("phases", ())),
         environment=data.get("environment", {}),
         settings=data.get("settings", {}),
         notes=tuple(data.get("notes", ())),
     )
+
+
+def _cache(data: Mapping[str, Any]) -> CacheFacts:
+    told = data.get("teacher")
+    return CacheFacts(**{**data, "teacher": None if told is None else TeacherFacts(**told)})
 
 
 def _aligned(data: Mapping[str, Any]) -> AlignedText:

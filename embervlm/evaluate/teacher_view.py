@@ -21,7 +21,7 @@ class TeacherView:
     outputs: LookUp
     token_bytes: list[bytes | None]  # of each teacher token, None = special
     end_of_turn_id: int
-    bytes_per_token: float | None = None  # of the cache on disk
+    bytes_per_token: float  # of the whole cache on disk
 
 
 def view_cache(folder: Path, prepared: PreparedSet, split: str, student_tokenizer: Any) -> TeacherView:
@@ -33,13 +33,11 @@ def view_cache(folder: Path, prepared: PreparedSet, split: str, student_tokenize
         words, cache.tokenizer_fingerprint, cache.end_of_turn_id, student_tokenizer, cache.folder
     )
     outputs = from_cache(cache, cache.folder)
-    shards = cache.info["shards"]
-    tokens = sum(shard["tokens"] for shard in shards)
     return TeacherView(
         name=cache.info["teacher"]["name"],
         targets=TeacherTargets(outputs, token_map, student_tokenizer),
         outputs=outputs,
         token_bytes=words,
         end_of_turn_id=cache.end_of_turn_id,
-        bytes_per_token=sum(shard["bytes"] for shard in shards) / tokens if tokens else None,
+        bytes_per_token=cache.info["totals"]["bytes_per_token"],
     )

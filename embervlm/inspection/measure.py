@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from embervlm.batch.collate import Collator
@@ -19,7 +18,7 @@ from embervlm.distill.loss import LossOptions
 from embervlm.distill.targets import Targets
 from embervlm.evaluate.divergence import Divergence, measure_divergence
 from embervlm.inspection.view import Shares, count_kinds
-from embervlm.teachers.outputs import entropies
+from embervlm.teachers.facts import TeacherFacts, teacher_facts
 
 COMPARED_POSITIONS = 64
 """So many are compared with the teacher's whole distribution, which takes a megabyte each with large vocabularies."""
@@ -34,16 +33,6 @@ class TargetFacts:
     rest: float  # mean mass of "everything else"
     label_mass: float  # mean probability that the teacher gives the label
     worst_sum: float  # largest |1 - sum of a row|
-
-
-@dataclass(frozen=True)
-class TeacherFacts:
-    """The teacher on the answers of the data, in its own tokens."""
-
-    tokens: int
-    perplexity: float  # exp of the mean surprise per token, T = 1
-    entropy: float  # mean, nats, of the whole distribution at temperature T
-    end_of_turn: float  # mean probability of ending the turn where the answer ends
 
 
 @dataclass(frozen=True)
@@ -94,15 +83,9 @@ def measure_targets(data: RecordDataset, teaching: Teaching, temperature: float,
 
 
 def measure_teacher(data: RecordDataset, teaching: Teaching, temperature: float, batch_size: int = 16) -> TeacherFacts:
-    surprise, ends, unsure = [], [], []
-    for start in range(0, len(data), batch_size):
-        for outputs in teaching.outputs(data.records[start : start + batch_size]):
-            surprise += [-output.realised_logprobs for output in outputs]
-            ends += [output.realised_logprobs[-1] for output in outputs]
-            unsure += [entropies(output.log_normalisers, temperature) for output in outputs]
-    every = np.concatenate(surprise)
-    perplexity, entropy = np.exp(every.mean(dtype=np.float64)), np.concatenate(unsure).mean()
-    return TeacherFacts(len(every), float(perplexity), float(entropy), float(np.exp(ends).mean()))
+    """The teacher on the answers of the data."""
+    parts = (data.records[start : start + batch_size] for start in range(0, len(data), batch_size))
+    return teacher_facts((said for part in parts for turns in teaching.outputs(part) for said in turns), temperature)
 
 
 def measure_gradient(

@@ -24,7 +24,6 @@ from embervlm.inspection.measure import (
     GradientFacts,
     StepFacts,
     TargetFacts,
-    TeacherFacts,
     measure_gradient,
     measure_step,
     measure_student,
@@ -34,6 +33,7 @@ from embervlm.inspection.measure import (
 from embervlm.inspection.student import open_student, positions
 from embervlm.inspection.view import render_example, shows_much, view_example
 from embervlm.settings import TrainSettings, VerifySettings
+from embervlm.teachers.facts import TeacherFacts
 from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.store import TeacherCache
 

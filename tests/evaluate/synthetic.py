@@ -22,6 +22,7 @@ from embervlm.evaluate.report_inputs import (
 )
 from embervlm.evaluate.results import EvalResult
 from embervlm.evaluate.vqa import Share, VqaScores
+from embervlm.teachers.facts import TeacherFacts
 
 TEMPLATES = ["how many COLOR", "is the SHAPE COLOR", "is there a", "what color is the SHAPE", "where is the SHAPE"]
 
@@ -132,7 +133,7 @@ def inputs() -> ReportInputs:
             (("␣turquoise", 0.66), ("␣blue", 0.16), ("␣green", 0.1), ("␣teal", 0.05), ("␣purple", 0.01)),
             picture(40),
         ),
-        cache=CacheFacts(21.4, 303872, 180000),
+        cache=CacheFacts(21.4, 303872, 180000, TeacherFacts(180000, 2.31, 1.74, 0.21, 0.97, 2.0)),
         phases=(
             ("Draw the world", 7.2),
             ("Stage 1", 88.0),

@@ -66,6 +66,8 @@ def test_a_run_becomes_a_report_with_all_its_parts(run):
     assert inputs.settings["learning_rate"] == 0.002 and "wandb_project" not in inputs.settings
     assert "The teacher is toy" in inputs.subtitle
     assert inputs.aligned is not None and inputs.next_token is not None and inputs.cache.bytes_per_token > 0
+    told = inputs.cache.teacher
+    assert told is not None and told.perplexity > 1 and 0 <= told.tail < 1 and told.temperature == 2.0
     # A picture is shown once, and there are three.
     assert len(inputs.pictures) == 3 and [said.kind for said in inputs.pictures[0].said] == [
         "teacher",
