@@ -211,6 +211,7 @@ class CacheSettings:
         0.0035, "Probabilities below this at T = 2 are left to the tail; 0 keeps top_k", minimum=0, maximum=1
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    force: bool = option(False, "Go on with a teacher that knows the answers worse than word counts do")
     trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
 
 

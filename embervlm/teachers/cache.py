@@ -17,10 +17,11 @@ from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.device import pick_device
+from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.registry import load_teacher
-from embervlm.teachers.store import CacheWriter, TeacherCache
+from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
 
 if TYPE_CHECKING:
     from embervlm.settings import CacheSettings
@@ -128,6 +129,9 @@ def run_cache(settings: CacheSettings) -> None:
     device = pick_device(own_device(settings.device))
     with start_processes() as processes:
         teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
+        begun = (settings.output_dir / MANIFEST).is_file()
+        if processes.rank == 0 and not begun and not settings.force:
+            check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)
         build_cache(
             teacher,
             prepared,
