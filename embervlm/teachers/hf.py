@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from embervlm import tokens
+from embervlm.console import console
 from embervlm.data.images import load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.errors import UserError
@@ -79,7 +80,7 @@ class HFTeacher:
         rows = [self._prepare(key, record) for key, record in enumerate(records)]
         results: list[list[TeacherOutputs]] = [[] for _ in records]
         for batch in self._batches(rows):
-            for row, outputs in zip(batch, self._score_batch(batch, image_root, top_k), strict=True):
+            for row, outputs in zip(batch, self._score_or_halve(batch, image_root, top_k), strict=True):
                 results[row.key] = outputs
         return results
 
@@ -175,13 +176,35 @@ class HFTeacher:
         most = max(LOGITS_AT_ONCE // max(len(self._alphabet), 1), 1)
         batch: list[_Row] = []
         for row in sorted(rows, key=lambda row: (row.record.image is None, len(row.plain_ids), row.key)):
-            full = len(batch) == self.batch_size or sum(r.positions for r in batch) + row.positions > most
+            full = len(batch) >= self.batch_size or sum(r.positions for r in batch) + row.positions > most
             if batch and (full or (row.record.image is None) != (batch[0].record.image is None)):
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
+
+    def _score_or_halve(self, batch: list[_Row], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
+        """A batch that does not fit into memory is read in halves, and later ones begin with that size."""
+        try:
+            return self._score_batch(batch, image_root, top_k)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise UserError(
+                    f"record {batch[0].record.id} does not fit into the memory of {self.model.device} beside teacher "
+                    f"{self.name} ({str(error).partition('.')[0]}); use another --device"
+                ) from None
+        # Not inside of the handler, where the traceback would still hold the tensors of the failed pass.
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = (len(batch) + 1) // 2
+        if half < self.batch_size:
+            self.batch_size = half
+            console.print(
+                f"[yellow]note[/] out of memory: {self.name} now reads {half} records at once", soft_wrap=True
+            )
+        parts = batch[:half], batch[half:]
+        return [outputs for part in parts for outputs in self._score_or_halve(part, image_root, top_k)]
 
     def _score_batch(self, batch: list[_Row], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
         with_image = batch[0].record.image is not None

@@ -194,3 +194,30 @@ def test_a_template_that_does_not_write_the_answer_is_refused(root: Path):
     with pytest.raises(UserError, match="does not write the assistant's words"):
         teacher.processor.chat_template = "{{ bos_token }}USER"
         HFTeacher("mute", teacher.model, teacher.processor)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_says_the_same(root: Path, monkeypatch, capsys):
+    teacher = load_teacher(str(root))
+    assert isinstance(teacher, HFTeacher)
+    whole = teacher.score(RECORDS, root, 8)
+    score, sizes = teacher._score_batch, []
+
+    def small(batch, *arguments):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return score(batch, *arguments)
+
+    monkeypatch.setattr(teacher, "_score_batch", small)
+    halved = teacher.score(RECORDS, root, 8)
+    for expected, found in zip(whole, halved, strict=True):
+        for one, other in zip(expected, found, strict=True):
+            assert one.record_id == other.record_id
+            np.testing.assert_allclose(one.realised_logprobs, other.realised_logprobs, atol=1e-4)
+    assert "out of memory" in capsys.readouterr().out and teacher.batch_size == 1
+    sizes.clear()
+    teacher.score(RECORDS, root, 8)
+    assert set(sizes) == {1}  # it is not tried again
+    monkeypatch.setattr(teacher, "_score_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(UserError, match="does not fit into the memory"):
+        teacher.score(RECORDS[:1], root, 8)
