@@ -49,14 +49,14 @@ def normalise(answer: str) -> str:
     Expects the output of `strip_blanks`; the official scorer applies this only where the humans disagree.
     """
     words = []
-    for word in _without_punctuation(answer).lower().split():
+    for word in without_punctuation(answer).lower().split():
         word = NUMBER_WORDS.get(word, word)
         if word not in ARTICLES:
             words.append(CONTRACTIONS.get(word, word))
     return " ".join(words)
 
 
-def _without_punctuation(answer: str) -> str:
+def without_punctuation(answer: str) -> str:
     """A mark that touches a blank somewhere is deleted, any other becomes a blank; "1,000" deletes all of them."""
     delete_all = _COMMA_IN_NUMBER.search(answer) is not None
     text = answer

@@ -20,6 +20,9 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         if len(scores.by_answer_type) > 1:
             for kind, share in scores.by_answer_type.items():
                 to.print(f"  {kind.title()} Questions: {_percent(share)}")
+        others = ", ".join(f"{variant} {100 * accuracy:.1f}%" for variant, accuracy in scores.variants.items())
+        if others:
+            to.print(f"  [dim]as others normalise answers: {others}[/dim]")
     if result.instruct is not None:
         found = result.instruct
         to.print(f"[bold]Instruction Following Score: {found.score:.3f}[/bold]  [dim]({found.n} answers)[/dim]")

@@ -23,7 +23,8 @@ class EvalResult:
     """One system on one split. On disk all shares and scores are 0 to 1, divergences nats, times seconds.
 
     {"schema", "system", "split", "data": fingerprint, "benchmarks": {"vqa" | "okvqa": {"overall": {"n", "accuracy",
-    "exact_match", "interval": [low, high]}, "without_yes_no", "by_answer_type": {..}, "by_question_type": {..}},
+    "exact_match", "interval": [low, high]}, "without_yes_no", "by_answer_type": {..}, "by_question_type": {..},
+    "variants": {"lmms-eval" | "pre-2021": accuracy}},
     "instruct": {"n", "score", "relevance", "completeness", "coherence", "interval"}}, "divergence": {..} or null,
     "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over questions.
     """
@@ -139,6 +140,7 @@ def _vqa_scores(data: Mapping[str, Any]) -> VqaScores:
         without_yes_no=None if without is None else _share(without),
         by_answer_type={kind: _share(share) for kind, share in data["by_answer_type"].items()},
         by_question_type={kind: _share(share) for kind, share in data["by_question_type"].items()},
+        variants=data.get("variants", {}),
     )
 
 

@@ -39,13 +39,14 @@ def result(name: str, level: float, kl: float | None = None, score: float | None
         share(level - 0.04, 1200),
         {"yes/no": share(level + 0.08), "number": share(level - 0.1), "other": share(level)},
         {template: share(min(0.99, max(0.1, level + rng.uniform(-0.2, 0.2)))) for template in TEMPLATES},
+        {"lmms-eval": level + 0.01, "pre-2021": level + 0.005},
     )
     divergence = kl and Divergence(kl, 1.1 * kl, 0.8 * kl, 0.9 * kl, 2.0, 0.86, 0.41, 0.31, 0.93, 0.05, 0.02, 9000, 900)
     instruct = score and InstructResult(
         300, score, score, score - 0.03, min(1.0, score + 0.05), (score - 0.02, score + 0.02)
     )
     okvqa = VqaScores(
-        share(level - 0.1), share(level - 0.1), {"other": share(level - 0.1)}, {"nine": share(level - 0.1)}
+        share(level - 0.1), share(level - 0.1), {"other": share(level - 0.1)}, {"nine": share(level - 0.1)}, {}
     )
     return EvalResult(name, "val", "0123456789abcdef", {"vqa": vqa, "okvqa": okvqa}, instruct, divergence)
 

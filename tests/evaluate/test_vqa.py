@@ -10,7 +10,7 @@ import pytest
 from embervlm.data.record import Record
 from embervlm.evaluate import vqa_accuracy
 from embervlm.evaluate.answers import normalise, strip_blanks
-from embervlm.evaluate.vqa import bootstrap_interval, score_vqa
+from embervlm.evaluate.vqa import VARIANTS, bootstrap_interval, score_vqa
 
 CASES = json.loads(Path(__file__).with_name("vqa_vectors.json").read_text(encoding="utf-8"))["cases"]
 
@@ -73,3 +73,26 @@ def test_a_record_without_human_answers_is_compared_with_its_response():
     record = Record("caption-0", None, "What?", "a cat", metadata={"source": "vqa_v2"})
     assert score_vqa([record], ["a cat "]).overall.accuracy == 1
     assert score_vqa([record], ["a dog"]).overall.accuracy == 0
+
+
+@pytest.mark.parametrize(
+    "prediction, answers, official, lmms_eval, before_2021",
+    [
+        ("Yes.", ["yes"] * 10, 0.0, 1.0, 1.0),  # unanimous: the official scorer compares as written
+        ("none", ["none"] * 10, 1.0, 1.0, 0.0),  # before 2021 only the prediction became "0"
+        ("none", ["none"] * 9 + ["0"], 1.0, 1.0, 0.3),
+        ("black, white", ["black, white"] * 6 + ["white"] * 4, 1.0, 1.0, 1.0),
+        ("Two dogs", ["two dogs"] * 5 + ["dogs"] * 5, 1.0, 1.0, 0.0),
+        ("cat", ["the cat"] * 10, 0.0, 1.0, 0.0),
+    ],
+)
+def test_where_two_papers_disagree(prediction, answers, official, lmms_eval, before_2021):
+    assert list(VARIANTS) == ["official", "lmms-eval", "pre-2021"]
+    found = [vqa_accuracy(prediction, answers, variant) for variant in VARIANTS]
+    assert found == pytest.approx([official, lmms_eval, before_2021])
+
+
+def test_variants_stand_beside_the_official_score():
+    records = [Record(f"{n}", None, "?", "yes", answers=("yes",) * 10) for n in range(4)]
+    scores = score_vqa(records, ["yes", "Yes.", "no", "no"])
+    assert scores.overall.accuracy == 0.25 and scores.variants == {"lmms-eval": 0.5, "pre-2021": 0.5}
