@@ -276,6 +276,9 @@ class EvaluateSettings:
     temperature: float = option(1.0, "Of the sampling", minimum=0.01)
     top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
     num_beams: int = option(1, "Beams of a beam search; 1 = none", minimum=1)
+    closed_answers: int = option(
+        0, "Also answer VQA out of so many of train's most frequent answers, the likeliest exactly; 0 = not", minimum=0
+    )
     seed: int = option(0, "Seed of the subset and of the sampling", minimum=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
 

@@ -20,6 +20,9 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         if len(scores.by_answer_type) > 1:
             for kind, share in scores.by_answer_type.items():
                 to.print(f"  {kind.title()} Questions: {_percent(share)}")
+        if name in result.closed:
+            share = result.closed[name].overall
+            to.print(f"  Out of a closed set of answers: {_percent(share)}{_details(share)}")
         others = ", ".join(f"{variant} {100 * accuracy:.1f}%" for variant, accuracy in scores.variants.items())
         if others:
             to.print(f"  [dim]as others normalise answers: {others}[/dim]")

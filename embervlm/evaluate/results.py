@@ -25,7 +25,8 @@ class EvalResult:
     {"schema", "system", "split", "data": fingerprint, "benchmarks": {"vqa" | "okvqa": {"overall": {"n", "accuracy",
     "exact_match", "interval": [low, high]}, "without_yes_no", "by_answer_type": {..}, "by_question_type": {..},
     "variants": {"lmms-eval" | "pre-2021": accuracy}},
-    "instruct": {"n", "score", "relevance", "completeness", "coherence", "interval"}}, "divergence": {..} or null,
+    "instruct": {"n", "score", "relevance", "completeness", "coherence", "interval"}},
+    "closed": {"vqa" | "okvqa": as above}, "divergence": {..} or null,
     "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over questions.
     """
 
@@ -39,6 +40,7 @@ class EvalResult:
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    closed: dict[str, VqaScores] = field(default_factory=dict)  # as vqa, out of a closed set of answers
 
     @property
     def vqa_accuracy(self) -> float | None:
@@ -55,6 +57,7 @@ class EvalResult:
             "split": self.split,
             "data": self.data,
             "benchmarks": benchmarks,
+            "closed": {name: dataclasses.asdict(scores) for name, scores in self.closed.items()},
             "divergence": None if self.divergence is None else dataclasses.asdict(self.divergence),
             "settings": self.settings,
             "seconds": self.seconds,
@@ -71,6 +74,7 @@ class EvalResult:
             split=data["split"],
             data=data["data"],
             vqa={name: _vqa_scores(benchmarks[name]) for name in ("vqa", "okvqa") if name in benchmarks},
+            closed={name: _vqa_scores(scores) for name, scores in data.get("closed", {}).items()},
             instruct=None if instruct is None else InstructResult(**_with_interval(instruct)),
             divergence=None if divergence is None else Divergence(**divergence),
             settings=data.get("settings", {}),

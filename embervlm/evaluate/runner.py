@@ -19,6 +19,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.device import pick_device
 from embervlm.evaluate.answerers import Answerer, StudentAnswerer
 from embervlm.evaluate.benchmarks import BENCHMARKS, select
+from embervlm.evaluate.closed import ClosedAnswerer, build_trie, common_answers
 from embervlm.evaluate.divergence import Divergence, measure_divergence
 from embervlm.evaluate.environment import environment
 from embervlm.evaluate.instruct import score_instruct
@@ -56,6 +57,7 @@ def evaluate(
     max_samples: int | None = None,
     max_new_tokens: int | None = None,
     divergence: DivergenceOptions | None = None,
+    closed_answers: int = 0,
     seed: int = 0,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -68,6 +70,7 @@ def evaluate(
             student's own earlier answers, or the teacher-forced ones, which give the answer away.
         max_samples: at most so many records of each benchmark, chosen by `seed`.
         max_new_tokens: of every benchmark; None: each benchmark's own.
+        closed_answers: also answer VQA out of so many of train's most frequent answers (only an EmberVLM does).
         divergence: also measure KL to the teacher (only for an EmberVLM), on the same records.
         settings: more to write into the result, such as the checkpoint's path.
 
@@ -76,6 +79,7 @@ def evaluate(
     chosen = select(prepared.records(split), benchmarks, split, max_samples, seed)
     answerer = system if hasattr(system, "answers") else StudentAnswerer(system)
     vqa: dict[str, VqaScores] = {}
+    closed: dict[str, VqaScores] = {}
     instruct = None
     predictions: dict[str, dict[str, str]] = {}
     seconds: dict[str, float] = {}
@@ -90,6 +94,14 @@ def evaluate(
         else:
             vqa[benchmark] = score_vqa(records, answers, seed)
         seconds[benchmark] = time.monotonic() - began
+        if closed_answers and benchmark != "instruct":
+            began = time.monotonic()
+            set_of = _closed(answerer, prepared, benchmark, closed_answers, name)
+            title = f"{BENCHMARKS[benchmark].title}, closed set ({name})"
+            answers = ask(set_of, records, prepared.image_root, limit, batch_size, title if progress else None)
+            predictions[f"{benchmark}_closed"] = {r.id: answer for r, answer in zip(records, answers, strict=True)}
+            closed[benchmark] = score_vqa(records, answers, seed)
+            seconds[f"{benchmark}_closed"] = time.monotonic() - began
     measured = None
     if divergence is not None:
         began = time.monotonic()
@@ -102,6 +114,7 @@ def evaluate(
         split=split,
         data=prepared.fingerprint(split),
         vqa=vqa,
+        closed=closed,
         instruct=instruct,
         divergence=measured,
         predictions=predictions,
@@ -116,6 +129,14 @@ def evaluate(
         seconds={phase: round(value, 2) for phase, value in seconds.items()},
         environment=environment(),
     )
+
+
+def _closed(answerer: Answerer, prepared: PreparedSet, benchmark: str, most: int, name: str) -> ClosedAnswerer:
+    if not isinstance(answerer, StudentAnswerer):
+        raise ValueError(f"{name}: out of a closed set only an EmberVLM answers")
+    (known,) = select(prepared.records("train"), (benchmark,), "train").values()
+    trie = build_trie(answerer.model.processor.tokenizer, common_answers(known, most))
+    return ClosedAnswerer(answerer.model, trie)
 
 
 def evaluate_subset(
@@ -188,6 +209,7 @@ def run_evaluate(settings: EvaluateSettings) -> None:
         max_samples=settings.max_samples,
         max_new_tokens=settings.max_new_tokens,
         divergence=divergence,
+        closed_answers=settings.closed_answers,
         seed=settings.seed,
         settings=as_dict(settings),
     )

@@ -1,6 +1,8 @@
 """Asking, scoring, and what is left on disk."""
 
 import json
+import shutil
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -134,6 +136,29 @@ def test_the_verb_evaluates_a_checkpoint(student, prepared, tmp_path):
     run_evaluate(settings)
     again = load_result(settings.output_file)
     assert (again.vqa, again.instruct) == kept and predictions_path(settings.output_file, "vqa").read_text() == answers
+
+
+def test_both_decodings_are_told_apart(student, prepared, tmp_path, capsys):
+    student.save_pretrained(tmp_path / "checkpoint-final")
+    folder = tmp_path / "data"
+    shutil.copytree(prepared.folder, folder)
+    shutil.copyfile(folder / "val.jsonl", folder / "train.jsonl")
+    settings = EvaluateSettings(
+        checkpoint=tmp_path / "checkpoint-final",
+        dataset_path=folder,
+        output_file=tmp_path / "eval.json",
+        benchmarks=("vqa",),
+        closed_answers=2,
+        max_new_tokens=4,
+        device="cpu",
+    )
+    run_evaluate(settings)
+    result = load_result(settings.output_file)
+    assert result.closed["vqa"].overall.n == result.vqa["vqa"].overall.n
+    said = {row["answer"] for row in json.loads(predictions_path(settings.output_file, "vqa_closed").read_text())}
+    known = [record.response for record in prepared.records("val") if record.metadata["source"] == "vqa_v2"]
+    assert said <= {answer for answer, _ in Counter(known).most_common(2)}
+    assert "Out of a closed set of answers" in capsys.readouterr().out
 
 
 def test_wrong_words_are_found_before_the_model_is_loaded(prepared, tmp_path):
