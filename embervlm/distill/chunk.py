@@ -45,9 +45,11 @@ class Said:
     probs: Tensor  # [C, K]
     rest: Tensor  # [C]
     has_target: Tensor  # bool [C]
+    events: Tensor | None  # int64 [C, K]
 
     def rows(self, part: slice) -> Said:
-        return Said(self.weight[part], self.ids[part], self.probs[part], self.rest[part], self.has_target[part])
+        events = None if self.events is None else self.events[part]
+        return Said(self.weight[part], self.ids[part], self.probs[part], self.rest[part], self.has_target[part], events)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def chunk_loss(
     views, start = [], 1
     for said, its_ids, its_probs in zip([*teachers, *teachers], ids, probs, strict=False):
         place = slice(start, start + its_ids.shape[1])
-        views.append(_View(named, place, its_ids >= 0, its_probs, said, log_q, log_tail))
+        events = None if its_ids is not said.ids else said.events  # ranks are no sets
+        views.append(_View(named, place, its_ids >= 0, its_probs, events, said, log_q, log_tail))
         start = place.stop
     trained = kd = reverse = torch.zeros_like(ce)
     own = []
@@ -130,26 +133,37 @@ def _name(labels: Tensor, ids: Sequence[Tensor]) -> _Named:
 
 
 class _View:
-    """The row as one teacher divides it: its events and its rest."""
+    """The row as one teacher divides it: its K events and its rest."""
 
     def __init__(
-        self, named: _Named, place: slice, valid: Tensor, p: Tensor, said: Said, log_q: Tensor, log_tail: Tensor
+        self,
+        named: _Named,
+        place: slice,
+        valid: Tensor,
+        p: Tensor,
+        events: Tensor | None,
+        said: Said,
+        log_q: Tensor,
+        log_tail: Tensor,
     ) -> None:
         self.weight, self.has_target = said.weight.to(p.dtype), said.has_target
-        zeros = torch.zeros_like(log_q)
+        self._columns, self._events, self._named = named.columns[:, place], events, log_q.shape
+        listed = log_q.gather(1, self._columns).masked_fill(~valid, -torch.inf)  # [C, K]
+        log_events = listed if events is None else _logsumexp_by(listed, events)
+        present = log_events > -torch.inf
         # Empty entries are equal to each other: all of them add nothing to the column of the first.
-        columns = named.columns[:, place]
-        self.mine = zeros.scatter_add(1, columns, valid.to(zeros.dtype)) > 0
-        p_named = zeros.scatter_add(1, columns, p.masked_fill(~valid, 0.0))
-        others = log_q.masked_fill(self.mine, -torch.inf)
+        mine = torch.zeros_like(log_q).scatter_add_(1, self._columns, valid.to(log_q.dtype)) > 0
+        others = log_q.masked_fill(mine, -torch.inf)
         log_rest = torch.logaddexp(log_tail, others.logsumexp(1))
         # No token is left over where the events cover the vocabulary; what a rest holds there is rounding.
         left = log_rest > -torch.inf
         log_rest = log_rest.masked_fill(~left, 0.0)
-        self.log_q = torch.cat([log_q.masked_fill(~self.mine, 0.0), log_rest[:, None]], 1)
-        self.q = self.log_q.exp() * torch.cat([self.mine, left[:, None]], 1)
+        self.log_q = torch.cat([log_events.masked_fill(~present, 0.0), log_rest[:, None]], 1)
+        self.q = self.log_q.exp() * torch.cat([present, left[:, None]], 1)
         rest = said.rest.to(p.dtype).masked_fill(~left, 0.0)
-        self.p = torch.cat([p_named, rest[:, None]], 1)
+        self.p = torch.cat([p.masked_fill(~present, 0.0), rest[:, None]], 1)
+        of_event = log_events if events is None else log_events.gather(1, events)
+        self._share_listed = (listed - of_event).exp().masked_fill(~valid, 0.0)
         self._share_named = (others - log_rest[:, None]).exp()
         self._share_tail = (log_tail - log_rest).exp()
 
@@ -161,9 +175,21 @@ class _View:
         return values.masked_fill(~self.has_target, 0.0)
 
     def spread(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the gradient [C, E + 1] by events and rest: what each named token [C, E] and the whole tail [C] get."""
-        by_rest = grad[:, -1]
-        return grad[:, :-1] * self.mine + by_rest[:, None] * self._share_named, by_rest * self._share_tail
+        """Of the gradient [C, K + 1] by events and rest: what each named token [C, E] and the whole tail [C] get."""
+        by_event, by_rest = grad[:, :-1], grad[:, -1]
+        if self._events is not None:
+            by_event = by_event.gather(1, self._events)
+        to_named = by_rest[:, None] * self._share_named
+        to_named.scatter_add_(1, self._columns, by_event * self._share_listed)
+        return to_named, by_rest * self._share_tail
+
+
+def _logsumexp_by(values: Tensor, groups: Tensor) -> Tensor:
+    """[C, K]: of the values [C, K] of each group 0..K-1; -inf where it has none."""
+    highest = torch.full_like(values, -torch.inf).scatter_reduce_(1, groups, values, "amax")
+    finite = highest.masked_fill(highest == -torch.inf, 0.0)
+    total = torch.zeros_like(values).scatter_add_(1, groups, (values - finite.gather(1, groups)).exp())
+    return highest + total.log().masked_fill(highest == -torch.inf, 0.0)
 
 
 class _Tail:

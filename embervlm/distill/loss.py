@@ -89,8 +89,10 @@ def chunked_loss(
     for _, said in weighted:
         if said.ids.shape[0] != labels.shape[0]:
             raise ValueError(f"{said.ids.shape[0]} rows of targets for {labels.shape[0]} labels")
+        if said.events is not None and options.divergence == "uld":
+            raise ValueError("ULD ranks single tokens; targets whose events are sets go with another divergence")
     teachers = [
-        Said(share, said.ids, said.probs, said.rest, said.has_target)
+        Said(share, said.ids, said.probs, said.rest, said.has_target, said.events)
         for share, (_, said) in zip(_shares(weighted), weighted, strict=True)
     ]
     device_type = hidden.device.type

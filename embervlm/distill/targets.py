@@ -31,18 +31,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Targets:
-    """One batch; row i is the i-th labelled position in row-major order. probs.sum(1) + rest = 1 where has_target."""
+    """One batch; row i is the i-th labelled position in row-major order. probs.sum(1) + rest = 1 where has_target.
+
+    An event is a student token, or a set of them: `events` then says for each id which event it belongs to, as a place
+    in `probs`.
+    """
 
     ids: Tensor  # int64 [N, K], -1 = empty; an id occurs once in a row
-    probs: Tensor  # float32 [N, K], at temperature T, 0 where empty
+    probs: Tensor  # float32 [N, K], of the events at temperature T, 0 where there is none
     rest: Tensor  # float32 [N], mass of everything else at temperature T
     has_target: Tensor  # bool [N]
+    events: Tensor | None = None  # int64 [N, K], 0..K-1; None: each id is an event by itself
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        ids, probs, rest, has_target = (
-            part.to(device, non_blocking=non_blocking) for part in (self.ids, self.probs, self.rest, self.has_target)
+        ids, probs, rest, has_target, events = (
+            None if part is None else part.to(device, non_blocking=non_blocking)
+            for part in (self.ids, self.probs, self.rest, self.has_target, self.events)
         )
-        return Targets(ids, probs, rest, has_target)
+        assert ids is not None and probs is not None and rest is not None and has_target is not None
+        return Targets(ids, probs, rest, has_target, events)
 
 
 def tail_at(log_tail: np.ndarray, temperature: float) -> np.ndarray:

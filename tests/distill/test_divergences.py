@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -222,3 +223,79 @@ def test_two_teachers_are_their_mixture():
     mixed = Targets(ids, 0.6 * said[0] + 0.4 * said[1], none, all_)
     first, second = (chunked_loss(hidden, weight, bias, labels, t, options).total for t in (both, mixed))
     torch.testing.assert_close(torch.autograd.grad(first, hidden), torch.autograd.grad(second, hidden))
+
+
+def make_sets(n: int, v: int, seed: int = 0) -> Targets:
+    """Events of none to three tokens in mixed order, empty places between them, a row without any."""
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.rand(n, v, generator=g).argsort(1)[:, :7].contiguous()
+    events = torch.randint(4, (n, 7), generator=g)
+    ids[1::3, 2] = -1
+    ids[4] = -1
+    probs = torch.rand(n, 8, generator=g, dtype=torch.float64) + 0.05
+    held = torch.zeros(n, 7).scatter_add_(1, events, (ids >= 0).float()) > 0
+    probs[:, :7][~held] = 0
+    probs /= probs.sum(1, keepdim=True)
+    return Targets(ids, probs[:, :7].contiguous(), probs[:, 7].contiguous(), torch.arange(n) % 6 != 5, events)
+
+
+def sets_loss(logits: Tensor, targets: Targets, o: LossOptions) -> Tensor:
+    """The sum of the divergences, event by event from its definition."""
+    total = torch.zeros((), dtype=torch.float64)
+    for row in range(len(logits)):
+        if not targets.has_target[row]:
+            continue
+        q = (logits[row] / o.temperature).softmax(0)
+        p_events, q_events = [], []
+        for event in range(targets.probs.shape[1]):
+            inside = [i for i, e in zip(targets.ids[row].tolist(), targets.events[row].tolist(), strict=True)
+                      if e == event and i >= 0]  # fmt: skip
+            if inside:
+                p_events.append(targets.probs[row, event])
+                q_events.append(q[inside].sum())
+        p = torch.stack([*p_events, targets.rest[row]])
+        q_rest = 1 - sum(q_events, torch.zeros((), dtype=torch.float64))
+        total = total + defined(o.divergence, p[None], torch.stack([*q_events, q_rest])[None], o.jsd_beta)[0]
+    return total
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "uld"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.1])
+def test_events_that_are_sets_of_tokens(name: str, temperature: float):
+    """ESCD's completion sets: among the tokens of a set the student keeps its own shape, as it does in the rest."""
+    hidden, weight, bias, labels = make_inputs(12, 3, 19)
+    sets, single = make_sets(12, 19), make_targets(12, 19, 4)
+    options = LossOptions(0.6, 0.4, temperature, chunk=5, divergence=name, jsd_beta=0.3)
+    logits = F.linear(hidden, weight, bias)
+    ce = F.cross_entropy(logits, labels, reduction="sum")
+    alone = (0.4 * ce + 0.6 * temperature**2 * sets_loss(logits, sets, options)) / 12
+    ours = chunked_loss(hidden, weight, bias, labels, sets, options).total
+    assert_same_gradients(ours, alone, (hidden, weight, bias))
+    one_each = replace(single, events=torch.arange(4).repeat(12, 1))
+    first, second = (chunked_loss(hidden, weight, bias, labels, t, options).total for t in (single, one_each))
+    assert_same_gradients(first, second, (hidden, weight, bias))
+    both = chunked_loss(hidden, weight, bias, labels, [(0.5, sets), (0.5, single)], options)
+    assert torch.isfinite(both.total) and len(both.kd_sums) == 2
+
+
+def test_a_set_far_down_the_tail_keeps_its_gradient():
+    """In fp32 its tokens are e^-120 of the likeliest one: summed beside that one they would be nothing."""
+    logits = torch.zeros(1, 6)
+    logits[0, 0] = 120.0
+    hidden = torch.eye(6)[:1].requires_grad_()
+    weight = torch.zeros(6, 6)
+    weight[:, 0] = logits[0]
+    targets = Targets(
+        torch.tensor([[2, 3]]), torch.tensor([[0.6, 0.0]]), torch.tensor([0.4]), torch.ones(1, dtype=torch.bool),
+        torch.zeros(1, 2, dtype=torch.long),
+    )  # fmt: skip
+    parts = chunked_loss(hidden, weight.requires_grad_(), None, torch.tensor([0]), targets, LossOptions(1.0, 0.0, 1.0))
+    (grad,) = torch.autograd.grad(parts.total, weight)
+    torch.testing.assert_close(grad[[2, 3], 0], torch.full((2,), -0.3))
+    assert parts.kd.item() == pytest.approx(0.6 * (120 - np.log(2)) + 0.6 * np.log(0.6) + 0.4 * np.log(0.4), rel=1e-4)
+
+
+def test_uld_takes_no_sets():
+    hidden, weight, bias, labels = make_inputs(12, 3, 19)
+    with pytest.raises(ValueError, match="single tokens"):
+        chunked_loss(hidden, weight, bias, labels, make_sets(12, 19), LossOptions(0.5, 0.5, 2.0, divergence="uld"))
