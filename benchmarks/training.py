@@ -25,7 +25,7 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
-from embervlm.batch.collate import Collator
+from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.sampler import ImageMajorSampler
 from embervlm.batch.teaching import cached_teaching
 from embervlm.console import console
@@ -82,7 +82,7 @@ class Student:
         """Seconds."""
         began = time.perf_counter()
         batch = self.collate[kd]([self.set[at] for at in indices])
-        inputs = {name: value for name, value in batch.items() if value is not None and name != "labels"}
+        inputs = model_inputs(batch, self.model.device)
         self.model(**inputs, loss_options=self.options[kd], use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ from embervlm.batch.encode import IGNORE
 from embervlm.batch.pack import Row, pack, visible
 from embervlm.batch.targets import TeacherTargets
 from embervlm.distill.targets import Targets, collate_targets
+
+
+def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What of a `Collator`'s batch a model is called with, on its device."""
+    return {name: value.to(device) for name, value in batch.items() if value is not None and name != "labels"}
 
 
 class Collator:

@@ -40,7 +40,9 @@ class TeacherTargets:
         self._kept: Memo[tuple[ResponseTargets, ...]] = Memo(memory)
 
     def told_as(self, targets: str) -> TeacherTargets:
-        """The same teacher, projected in another way."""
+        """The same teacher, projected in another way; itself where it is projected so already."""
+        if TARGETS[targets] is self._project:
+            return self
         return TeacherTargets(self._look_up, self._token_map, self._tokenizer, targets)
 
     def __call__(self, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[list[ResponseTargets]]:

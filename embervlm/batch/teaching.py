@@ -19,15 +19,11 @@ class Teaching:
     """One source of targets."""
 
     name: str
-    targets: TeacherTargets
+    targets: TeacherTargets  # resolved: what is measured and shown, whatever is trained on
     outputs: LookUp
     token_bytes: list[bytes | None]  # of each teacher token, None = special
     tokenizer_fingerprint: str
     live: bool  # a model in this process
-
-    def told_as(self, targets: str) -> TeacherTargets:
-        """The same teacher in other targets, a key of `TARGETS`; `resolved` ones are what is measured and shown."""
-        return self.targets if targets == "resolved" else self.targets.told_as(targets)
 
 
 def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:

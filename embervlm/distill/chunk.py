@@ -147,7 +147,7 @@ class _View:
         log_tail: Tensor,
     ) -> None:
         self.weight, self.has_target = said.weight.to(p.dtype), said.has_target
-        self._columns, self._events, self._named = named.columns[:, place], events, log_q.shape
+        self._columns, self._events = named.columns[:, place], events
         listed = log_q.gather(1, self._columns).masked_fill(~valid, -torch.inf)  # [C, K]
         log_events = listed if events is None else _logsumexp_by(listed, events)
         present = log_events > -torch.inf

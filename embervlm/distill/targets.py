@@ -44,11 +44,10 @@ class Targets:
     events: Tensor | None = None  # int64 [N, K], 0..K-1; None: each id is an event by itself
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        ids, probs, rest, has_target, events = (
-            None if part is None else part.to(device, non_blocking=non_blocking)
-            for part in (self.ids, self.probs, self.rest, self.has_target, self.events)
+        ids, probs, rest, has_target = (
+            part.to(device, non_blocking=non_blocking) for part in (self.ids, self.probs, self.rest, self.has_target)
         )
-        assert ids is not None and probs is not None and rest is not None and has_target is not None
+        events = None if self.events is None else self.events.to(device, non_blocking=non_blocking)
         return Targets(ids, probs, rest, has_target, events)
 
 

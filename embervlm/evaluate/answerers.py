@@ -24,6 +24,11 @@ class Answerer(Protocol):
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]: ...
 
 
+def load_pictures(records: Sequence[Record], image_root: Path) -> list[Image.Image | None]:
+    """The picture of each record, None where it has none."""
+    return [None if r.image is None else load_image(resolve_image(image_root, r.image)) for r in records]
+
+
 @dataclasses.dataclass
 class StudentAnswerer:
     """Answers of an EmberVLM, greedy unless `options` (of transformers' generate) say otherwise."""
@@ -32,7 +37,7 @@ class StudentAnswerer:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
-        images = [None if r.image is None else load_image(resolve_image(image_root, r.image)) for r in records]
+        images = load_pictures(records, image_root)
         return _generate(self.model, images, records, max_new_tokens, self.options)
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from embervlm.data.images import load_image, resolve_image
 from embervlm.errors import UserError
+from embervlm.evaluate.answerers import load_pictures
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record
@@ -74,8 +74,7 @@ class ClosedAnswerer:
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         """`max_new_tokens` does not matter: every answer of the set may win."""
-        images = [None if r.image is None else load_image(resolve_image(image_root, r.image)) for r in records]
-        return self.choose(images, [record.instruction for record in records])
+        return self.choose(load_pictures(records, image_root), [record.instruction for record in records])
 
     def choose(self, images: list[Any], prompts: list[str]) -> list[str]:
         """The likeliest answer of the set to each question."""

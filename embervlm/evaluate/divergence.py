@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from embervlm.batch.collate import Collator
+from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset, Sample
 from embervlm.batch.encode import IGNORE
 from embervlm.data.official import image_key
@@ -80,7 +80,7 @@ def measure_divergence(
         for start in range(0, len(order), batch_size):
             samples = [dataset[at] for at in order[start : start + batch_size]]
             _count(samples, teacher, sums)
-            batch = _to_device(collate(samples), model.device)
+            batch = model_inputs(collate(samples), model.device)
             outputs = model(**batch, loss_options=_options(1.0), use_cache=False, output_hidden_states=True)
             _add_parts(sums, outputs.parts, "")
             labelled = batch["shift_labels"] != IGNORE
@@ -145,7 +145,3 @@ def _agreement(preferred: Tensor, targets: Targets) -> int:
     """How many targeted positions have the student's best token as the teacher's best event."""
     best = targets.ids.gather(1, targets.probs.argmax(1, keepdim=True)).squeeze(1)
     return int(((best == preferred) & targets.has_target).sum())
-
-
-def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) for name, value in batch.items() if value is not None and name != "labels"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embervlm.batch.targets import LookUp, TeacherTargets, from_cache
-from embervlm.distill.targets import build_token_map
+from embervlm.batch.targets import LookUp, TeacherTargets
+from embervlm.batch.teaching import cached_teaching
 from embervlm.teachers.store import TeacherCache
 
 if TYPE_CHECKING:
@@ -28,16 +28,12 @@ def view_cache(folder: Path, prepared: PreparedSet, split: str, student_tokenize
     """Open a cache about this split; UserError where it is about other data or not whole."""
     cache = TeacherCache(folder)
     cache.require(data={split: prepared.fingerprint(split)})
-    words = cache.token_bytes()
-    token_map = build_token_map(
-        words, cache.tokenizer_fingerprint, cache.end_of_turn_id, student_tokenizer, cache.folder
-    )
-    outputs = from_cache(cache, cache.folder)
+    teaching = cached_teaching(cache, student_tokenizer)
     return TeacherView(
-        name=cache.info["teacher"]["name"],
-        targets=TeacherTargets(outputs, token_map, student_tokenizer),
-        outputs=outputs,
-        token_bytes=words,
+        name=teaching.name,
+        targets=teaching.targets,
+        outputs=teaching.outputs,
+        token_bytes=teaching.token_bytes,
         end_of_turn_id=cache.end_of_turn_id,
         bytes_per_token=cache.info["totals"]["bytes_per_token"],
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from embervlm.batch.collate import Collator
+from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.encode import IGNORE
 from embervlm.batch.targets import TeacherTargets
@@ -107,10 +107,7 @@ def measure_gradient(
     gradients, positions = [], 0
     for targets in (kept, whole):
         batch = Collator(model.processor, targets, temperature)(samples)
-        inputs = {
-            name: value.to(model.device) for name, value in batch.items() if value is not None and name != "labels"
-        }
-        parts = model(**inputs, loss_options=options, use_cache=False).parts
+        parts = model(**model_inputs(batch, model.device), loss_options=options, use_cache=False).parts
         parts.total.backward()
         grads = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
         gradients.append(torch.cat(grads))
@@ -124,7 +121,7 @@ def measure_step(model: Any, data: RecordDataset, teaching: Teaching, options: L
     """Loss and gradients as the first training step has them; the model is left without gradients."""
     collate = Collator(model.processor, teaching.targets, options.temperature)
     batch = collate([data[at] for at in range(min(samples, len(data)))])
-    inputs = {name: value.to(model.device) for name, value in batch.items() if value is not None and name != "labels"}
+    inputs = model_inputs(batch, model.device)
     was_training = model.training
     model.eval()
     loss = model(**inputs, loss_options=options, use_cache=False).loss

@@ -181,8 +181,7 @@ def _add(
     for batch in _batches(shard.records, batch_size):
         outputs = teacher.score(batch, image_root, settings["top_k"])
         for record, turns in zip(batch, outputs, strict=True):
-            share = settings["min_share"]
-            scored[record.id] = [keep_likely(turn, share) if share else turn for turn in turns]
+            scored[record.id] = [keep_likely(turn, settings["min_share"]) for turn in turns]
         tell(len(batch))
     writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
 

@@ -96,9 +96,7 @@ def _write(
             records = []
             for record in shard.records:
                 turns = _read(file, record, places, tokenizer, bad)
-                records.append(
-                    (record.id, [keep_likely(t, settings.min_share) if settings.min_share else t for t in turns])
-                )
+                records.append((record.id, [keep_likely(turn, settings.min_share) for turn in turns]))
             if not bad:
                 writer.add(shard.name, shard.split, shard.source, records)
     if not bad:

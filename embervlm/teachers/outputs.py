@@ -124,11 +124,13 @@ def entropies(log_normalisers: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def keep_likely(outputs: TeacherOutputs, share: float) -> TeacherOutputs:
-    """Without the entries whose probability at T = 2 is below `share`: they become part of the tail.
+    """Without the entries whose probability at T = 2 is below `share`: they become part of the tail. 0: as it is.
 
     The gradient of a batch at T = 2 is made by few of the entries of sure positions and by many of unsure ones: at
     equal bytes an absolute threshold keeps more of it than a fixed number (`benchmarks/cache_fidelity.py`).
     """
+    if not share:
+        return outputs
     at = TEMPERATURE_GRID.index(2.0)
     likely = outputs.top_logprobs / 2 - outputs.log_normalisers[:, [at]] >= np.log(share)
     likely[:, 0] = True

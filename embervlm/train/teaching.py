@@ -37,7 +37,7 @@ class Lesson:
     def weighted(self) -> list[tuple[float, TeacherTargets]]:
         """Of every teacher, what is trained on."""
         every = [(self.weight, self.teaching), *self.others]
-        return [(weight, teaching.told_as(self.trained)) for weight, teaching in every]
+        return [(weight, teaching.targets.told_as(self.trained)) for weight, teaching in every]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from embervlm.batch.collate import Collator
+from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.targets import TeacherTargets
 from embervlm.data.prepared import PreparedSet
@@ -25,10 +25,7 @@ def validation_loss(model: Any, dataset: RecordDataset, batch_size: int) -> floa
     with torch.inference_mode():
         for start in range(0, len(dataset), batch_size):
             batch = collate([dataset[at] for at in range(start, min(start + batch_size, len(dataset)))])
-            inputs = {
-                name: value.to(model.device) for name, value in batch.items() if value is not None and name != "labels"
-            }
-            parts = model(**inputs, use_cache=False).parts
+            parts = model(**model_inputs(batch, model.device), use_cache=False).parts
             total += float(parts.ce_sum)
             count += int(parts.n_labels)
     return total / max(count, 1)
