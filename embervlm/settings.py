@@ -18,6 +18,27 @@ STAGE_DEFAULTS: dict[int, dict[str, Any]] = {
 }
 """Where a stage differs from the defaults below, which are Stage 2's."""
 
+
+def _dtype(**place: Any) -> Any:
+    choices = ("auto", "float32", "bfloat16", "float16")
+    return option("auto", "Of the teacher's weights; auto: bfloat16 on a GPU, else float32", choices=choices, **place)
+
+
+def _load_in(**place: Any) -> Any:
+    choices = ("dtype", "8bit", "4bit")
+    return option(
+        "dtype", "Quantise the teacher's weights while they are read (bitsandbytes)", choices=choices, **place
+    )
+
+
+def _offload(**place: Any) -> Any:
+    return option(False, "Layers of the teacher that do not fit on the GPU stay in main memory", **place)
+
+
+def _remote_code(**place: Any) -> Any:
+    return option(False, "Let a teacher from the hub run its own code", **place)
+
+
 _RUN, _DATA, _OPTIM, _DISTILL, _EVAL, _MODEL, _LOG = (
     "Run", "Data", "Optimisation", "Distillation", "Evaluation and checkpoints", "Model", "Hardware and logs",
 )  # fmt: skip
@@ -121,9 +142,10 @@ class TrainSettings:
     teacher_top_k: int = option(
         48, "Most probabilities taken per position", group=_DISTILL, minimum=1, key="distillation.top_k"
     )
-    trust_remote_code: bool = option(
-        False, "Let a teacher from the hub run its own code", group=_DISTILL, key="distillation.trust_remote_code"
-    )
+    teacher_dtype: str = _dtype(group=_DISTILL, key="distillation.teacher_dtype")
+    teacher_load_in: str = _load_in(group=_DISTILL, key="distillation.teacher_load_in")
+    teacher_offload: bool = _offload(group=_DISTILL, key="distillation.teacher_offload")
+    trust_remote_code: bool = _remote_code(group=_DISTILL, key="distillation.trust_remote_code")
 
     save_steps: int = option(500, "Steps between checkpoints", group=_EVAL, minimum=1)
     save_total_limit: int | None = option(None, "Checkpoints kept; the oldest go", group=_EVAL, minimum=1, shown="all")
@@ -212,7 +234,10 @@ class CacheSettings:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     force: bool = option(False, "Go on with a teacher that knows the answers worse than word counts do")
-    trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+    teacher_dtype: str = _dtype()
+    teacher_load_in: str = _load_in()
+    teacher_offload: bool = _offload()
+    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)
@@ -310,7 +335,10 @@ class TeacherCheckSettings:
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
-    trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+    teacher_dtype: str = _dtype()
+    teacher_load_in: str = _load_in()
+    teacher_offload: bool = _offload()
+    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)
@@ -327,7 +355,10 @@ class VerifySettings:
         False, "With a cache: load its teacher, too, and compare the gradients with its full distribution"
     )
     samples: int = option(32, "Samples to look at", minimum=1)
-    trust_remote_code: bool = option(False, "Let a teacher from the hub run its own code")
+    teacher_dtype: str = _dtype()
+    teacher_load_in: str = _load_in()
+    teacher_offload: bool = _offload()
+    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from embervlm.inspection.student import open_student, positions
 from embervlm.inspection.view import render_example, shows_much, view_example
 from embervlm.settings import TrainSettings, VerifySettings
 from embervlm.teachers.facts import TeacherFacts
-from embervlm.teachers.registry import load_teacher
+from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import TeacherCache
 
 WRONG = 1
@@ -167,12 +167,10 @@ def _teaching(settings: VerifySettings, prepared: PreparedSet, model: Any) -> tu
         cache.require(data={"train": prepared.fingerprint("train")})
         if not settings.compare_teacher:
             return cached_teaching(cache, tokenizer), None
-        teacher = load_teacher(
-            cache.info["teacher"]["name"], pick_device("auto"), trust_remote_code=settings.trust_remote_code
-        )
+        teacher = load_teacher(cache.info["teacher"]["name"], pick_device("auto"), **loading_options(settings))
         cache.require(teacher.fingerprint())
         return cached_teaching(cache, tokenizer), teacher
-    teacher = load_teacher(settings.teacher_model, pick_device("auto"), trust_remote_code=settings.trust_remote_code)
+    teacher = load_teacher(settings.teacher_model, pick_device("auto"), **loading_options(settings))
     return live_teaching(teacher, prepared.image_root, tokenizer, TrainSettings.teacher_top_k), teacher
 
 

@@ -20,7 +20,7 @@ from embervlm.device import pick_device
 from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
-from embervlm.teachers.registry import load_teacher
+from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def run_cache(settings: CacheSettings) -> None:
         prepared.records(split)
     device = pick_device(own_device(settings.device))
     with start_processes() as processes:
-        teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
+        teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
         begun = (settings.output_dir / MANIFEST).is_file()
         if processes.rank == 0 and not begun and not settings.force:
             check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)

@@ -23,7 +23,7 @@ from embervlm.device import peak_memory, pick_device
 from embervlm.settings import CacheSettings
 from embervlm.teachers.codec import expected_bytes
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
-from embervlm.teachers.registry import load_teacher
+from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.tokens import token_bytes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     """Load, ask, score, say what was found. Exit code 1: it answers nothing, or scoring and answering disagree."""
     began = time.perf_counter()
     device = pick_device(settings.device)
-    teacher = load_teacher(settings.model, device, trust_remote_code=settings.trust_remote_code)
+    teacher = load_teacher(settings.model, device, **loading_options(settings))
     loaded = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         picture = _picture(settings.image, Path(folder))

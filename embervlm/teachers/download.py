@@ -48,8 +48,6 @@ def run_download(settings: DownloadSettings) -> None:
         what = "ships in the package" if settings.model in TEACHERS else "is a folder on this machine"
         console.print(f"{settings.model} {what}: {_size(_on_disk(folder))}, nothing to download.")
         return
-    if spec.cannot:
-        raise UserError(f"Teacher {settings.model} ({spec.source}) cannot be used: {spec.cannot}.")
     plan = make_plan(spec.source, settings.model)
     cache = Path(constants.HF_HUB_CACHE)
     console.print(f"{settings.model} = {plan.source}: {len(plan.sizes)} files, {_size(plan.total)}, into {cache}")

@@ -47,14 +47,15 @@ class _Row:
 class HFTeacher:
     """A transformers model and its processor. One forward pass scores every assistant turn of a conversation."""
 
-    def __init__(self, name: str, model: Any, processor: Any, weights: str = "", batch_size: int = 32) -> None:
-        """weights: digest for the fingerprint (`digest_folder`); empty: taken from the parameters themselves."""
+    weights = ""
+    """Digest for the fingerprint (`digest_folder`); empty: taken from the parameters themselves."""
+
+    def __init__(self, name: str, model: Any, processor: Any, batch_size: int = 32) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.batch_size = batch_size
-        self._weights = weights
         if not getattr(self.tokenizer, "is_fast", False):
             raise UserError(
                 f"teacher {name}: its tokenizer tells no offsets (it is not a fast one); use another teacher"
@@ -66,7 +67,7 @@ class HFTeacher:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._alphabet = tokens.token_bytes(self.tokenizer)
-        self._image_token = getattr(processor, "image_token", None)
+        self._image_token = str(getattr(processor, "image_token", None) or "")
         self.end_of_turn_id = self._find_end_of_turn()
         config = model.config.get_text_config()
         self._max_positions = getattr(config, "max_position_embeddings", None)
@@ -95,7 +96,9 @@ class HFTeacher:
             for start in range(0, len(keys), self.batch_size):
                 part = keys[start : start + self.batch_size]
                 images = [self._image(records[key], image_root) for key in part] if with_image else None
-                inputs = self._inputs([prompts[key] for key in part], images, padding_side="left")
+                inputs = self._inputs(
+                    [records[key] for key in part], [prompts[key] for key in part], images, padding_side="left"
+                )
                 with torch.inference_mode():
                     ids = self.model.generate(
                         **inputs,
@@ -120,7 +123,7 @@ class HFTeacher:
         template = hashlib.sha256(str(self.processor.chat_template).encode()).hexdigest()[:16]
         return {
             "name": self.name,
-            "weights": self._weights or _digest_parameters(self.model),
+            "weights": self.weights or _digest_parameters(self.model),
             "tokenizer": tokens.fingerprint(self.tokenizer),
             "template": template,
         }
@@ -147,7 +150,7 @@ class HFTeacher:
                 human = human.replace(self._image_token, "")
             content = [{"type": "image"}] if image and number == 0 else []
             messages.append({"role": "user", "content": [*content, {"type": "text", "text": human}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant.strip()}]})
         return self.processor.apply_chat_template(
             messages[:-1] if prompt else messages, add_generation_prompt=prompt, tokenize=False
         )
@@ -209,7 +212,9 @@ class HFTeacher:
     def _score_batch(self, batch: list[_Row], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
         with_image = batch[0].record.image is not None
         images = [self._image(row.record, image_root) for row in batch] if with_image else None
-        inputs = self._inputs([row.rendered for row in batch], images, padding_side="right")
+        inputs = self._inputs(
+            [row.record for row in batch], [row.rendered for row in batch], images, padding_side="right"
+        )
         lengths = inputs["attention_mask"].sum(1).tolist()
         places: list[tuple[int, int]] = []
         for number, (row, length) in enumerate(zip(batch, lengths, strict=True)):
@@ -258,7 +263,10 @@ class HFTeacher:
                 parts["log_normalisers"].append(torch.stack(grid, 1))
         return {key: torch.cat(value).cpu().numpy() for key, value in parts.items()}
 
-    def _inputs(self, texts: list[str], images: list[Image.Image] | None, padding_side: str) -> Any:
+    def _inputs(
+        self, records: list[Record], texts: list[str], images: list[Image.Image] | None, padding_side: str
+    ) -> Any:
+        """The processor's batch; `texts` are the records' conversations, or their prompts, as rendered."""
         inputs = self.processor(
             text=texts,
             images=None if images is None else [[image] for image in images],
@@ -302,7 +310,7 @@ def _head_at(model: Any, rows: Tensor, positions: Tensor, shape: tuple[int, ...]
                 f"teacher class {type(model).__name__} has {tuple(hidden.shape[:2])} hidden states for {shape} tokens: "
                 "its positions cannot be told"
             )
-        return (hidden[rows, positions][None], *args[1:])
+        return (hidden[rows.to(hidden.device), positions.to(hidden.device)][None], *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:

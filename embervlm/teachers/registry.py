@@ -12,7 +12,8 @@ import torch
 
 from embervlm.console import console
 from embervlm.errors import UserError
-from embervlm.teachers.hf import HFTeacher, digest_folder
+from embervlm.teachers.families import load_family, weight_options
+from embervlm.teachers.hf import digest_folder
 from embervlm.teachers.outputs import Teacher
 
 
@@ -21,25 +22,15 @@ class TeacherSpec:
     """Where a teacher comes from: a folder, or an id on the hub."""
 
     source: str
-    cannot: str = ""  # why it does not run, in a sentence; empty: it does
     note: str = ""
 
 
-_NO_REMOTE_CODE = (
-    "its code on the hub was written for transformers 4 and does not import under transformers 5; "
-    "use qwen2.5-vl-3b or qwen3-vl-2b, Qwen's own successors"
-)
-
 TEACHERS: dict[str, TeacherSpec] = {
     "toy-llava": TeacherSpec(str(Path(__file__).parent / "toy_llava"), note="knows the embedded world only"),
-    "qwen-vl-chat": TeacherSpec("Qwen/Qwen-VL-Chat", cannot=_NO_REMOTE_CODE),
-    "qwen-vl-base": TeacherSpec("Qwen/Qwen-VL", cannot=_NO_REMOTE_CODE),
+    "qwen-vl-chat": TeacherSpec("Qwen/Qwen-VL-Chat", note="9.7B, run natively"),
+    "qwen-vl-base": TeacherSpec("Qwen/Qwen-VL", note="9.7B, run natively; not tuned to follow instructions"),
     "llava-1.5-7b": TeacherSpec("llava-hf/llava-1.5-7b-hf", note="7B; the hub's copy in transformers' format"),
-    "instructblip": TeacherSpec(
-        "Salesforce/instructblip-vicuna-7b",
-        cannot="it has no chat template, and its Q-Former would read the answer that it is to be scored on; "
-        "use llava-1.5-7b, which has the same language model",
-    ),
+    "instructblip": TeacherSpec("Salesforce/instructblip-vicuna-7b", note="7.9B; every record needs a picture"),
     "qwen2.5-vl-3b": TeacherSpec("Qwen/Qwen2.5-VL-3B-Instruct", note="3B"),
     "qwen3-vl-2b": TeacherSpec("Qwen/Qwen3-VL-2B-Instruct", note="2B"),
     "smolvlm-256m": TeacherSpec("HuggingFaceTB/SmolVLM-256M-Instruct", note="256M, runs on a laptop"),
@@ -79,23 +70,37 @@ def resolve_teacher(name: str) -> TeacherSpec:
 def load_teacher(
     name_or_path: str,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: str = "auto",
+    load_in: str = "dtype",
+    offload: bool = False,
     trust_remote_code: bool = False,
 ) -> Teacher:
     """Load a teacher, ready to score.
 
     Args:
-        dtype: None: bf16 on an accelerator, fp32 on the CPU.
+        dtype: of the weights, by PyTorch's name; auto: bf16 on an accelerator, fp32 on the CPU.
+        load_in: "8bit" or "4bit" quantises the weights while they are read (bitsandbytes); "dtype" does not.
+        offload: layers that do not fit on the accelerator stay in main memory.
         trust_remote_code: run Python code from the hub. Off unless the person asks for it.
     """
     spec = resolve_teacher(name_or_path)
-    if spec.cannot and not (trust_remote_code and "Qwen" in spec.source):
-        raise UserError(f"teacher {name_or_path} ({spec.source}) cannot be used: {spec.cannot}")
     device = torch.device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    weights = weight_options(device, dtype, load_in, offload)
     folder, offline = _find(name_or_path, spec.source)
-    processor, model = _read(name_or_path, spec, dtype, trust_remote_code, offline)
-    return HFTeacher(name_or_path, model.to(device), processor, weights=digest_folder(folder or _cached(spec.source)))
+    files = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
+    teacher = load_family(name_or_path, spec.source, files, weights)
+    teacher.weights = digest_folder(folder or _cached(spec.source))
+    return teacher
+
+
+def loading_options(settings: Any) -> dict[str, Any]:
+    """What a command's settings say about loading, as `load_teacher` takes it."""
+    return {
+        "dtype": settings.teacher_dtype,
+        "load_in": settings.teacher_load_in,
+        "offload": settings.teacher_offload,
+        "trust_remote_code": settings.trust_remote_code,
+    }
 
 
 def _find(name: str, source: str) -> tuple[Path | None, bool]:
@@ -121,24 +126,6 @@ def _find(name: str, source: str) -> tuple[Path | None, bool]:
             f"teacher {name}: {source} cannot be loaded, {why}; run scripts/download_teacher.py --model {name} where "
             "there is a network, pass a local folder, or use --teacher_model toy-llava, which is part of the package"
         ) from None
-
-
-def _read(name: str, spec: TeacherSpec, dtype: torch.dtype, trust_remote_code: bool, offline: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
-    try:
-        processor = AutoProcessor.from_pretrained(spec.source, **options)
-        model = AutoModelForImageTextToText.from_pretrained(spec.source, dtype=dtype, **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = (
-            "; if you trust the code on the hub, pass --trust_remote_code" if "trust_remote_code" in str(error) else ""
-        )
-        raise UserError(f"teacher {name}: {spec.source} does not load: {lines[0]}{hint}") from error
-    if not hasattr(processor, "tokenizer"):
-        raise UserError(f"teacher {name}: {spec.source} has no processor for text and pictures together")
-    return processor, model
 
 
 def _cached(source: str) -> Path:

@@ -14,7 +14,7 @@ from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
-from embervlm.teachers.registry import load_teacher
+from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import MANIFEST, TeacherCache
 
 
@@ -73,7 +73,7 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
     cache_or_why = _beside(folder / "teacher_outputs", settings.teacher_model, prepared)
     if isinstance(cache_or_why, TeacherCache):
         return _from_cache(cache_or_why, prepared, processor, settings.distillation_targets)
-    teacher = load_teacher(settings.teacher_model, device, trust_remote_code=settings.trust_remote_code)
+    teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
     teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
     size = sum(parameter.numel() for parameter in teacher.model.parameters())
     note = (
