@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheSummary", "CacheWriter", "TeacherCache", "build_cache", "run_cache"]
 
+_CHUNK = 4
+"""Batches that are given to the teacher together, for it to sort; the bar moves when they are done."""
 _SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
 
 
@@ -75,7 +77,7 @@ def build_cache(
     Args:
         folder: made if need be; a cache of another teacher, data or setting is refused.
         top_k: entries kept per token at most.
-        batch_size: records that the teacher is given at a time.
+        batch_size: records that the teacher reads at once.
         min_share: entries below this probability at T = 2 are left to the tail.
         shard_records: records per file; what a killed run loses at most, in each process.
         processes: who else builds this cache at the same time. The first shard, whose words order the ids of all, is
@@ -87,6 +89,7 @@ def build_cache(
     plan = plan_shards({split: prepared.records(split) for split in splits}, shard_records)
     settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records}
     vocabulary = tokens.token_bytes(teacher.tokenizer)
+    teacher.batch_size = batch_size
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
     writer = CacheWriter(*about) if first else None
     names = processes.share([shard.name for shard in plan if writer and not writer.has(shard.name)])
@@ -178,7 +181,7 @@ def _add(
     """Score one shard and write it."""
     settings = writer.manifest["settings"]
     scored: dict[str, list[TeacherOutputs]] = {}
-    for batch in _batches(shard.records, batch_size):
+    for batch in _chunks(shard.records, _CHUNK * batch_size):
         outputs = teacher.score(batch, image_root, settings["top_k"])
         for record, turns in zip(batch, outputs, strict=True):
             scored[record.id] = [keep_likely(turn, settings["min_share"]) for turn in turns]
@@ -196,6 +199,7 @@ def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Sh
             source = str(record.metadata.get("source", "other"))
             by_source.setdefault(_SHARD_NAMES.get(source, re.sub(r"\W+", "_", source) or "other"), []).append(record)
         for source, group in by_source.items():
+            group = _by_picture(group)
             for start in range(0, len(group), shard_records):
                 number = numbers[source] = numbers.get(source, -1) + 1
                 name = f"{source}_batch_{number}.safetensors"
@@ -203,7 +207,21 @@ def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Sh
     return plan
 
 
-def _batches(records: list[Record], size: int) -> list[list[Record]]:
-    """Records of like length together, so that little is padded."""
-    by_length = sorted(records, key=lambda r: (r.image is None, sum(len(a) + len(b) for a, b in r.turns()), r.id))
-    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
+def _by_picture(records: list[Record]) -> list[Record]:
+    """Questions about one picture one after the other, pictures in order of first appearance."""
+    places: dict[str, int] = {}
+    for number, record in enumerate(records):
+        places.setdefault(record.image or record.id, number)
+    return sorted(records, key=lambda record: places[record.image or record.id])
+
+
+def _chunks(records: list[Record], size: int) -> Iterator[list[Record]]:
+    """At least so many records each, those of one picture in one chunk; the teacher sorts and batches inside."""
+    chunk: list[Record] = []
+    for record in records:
+        if len(chunk) >= size and (record.image is None or record.image != chunk[-1].image):
+            yield chunk
+            chunk = []
+        chunk.append(record)
+    if chunk:
+        yield chunk

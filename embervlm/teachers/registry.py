@@ -12,8 +12,8 @@ import torch
 
 from embervlm.console import console
 from embervlm.errors import UserError
+from embervlm.teachers.digest import digest_folder
 from embervlm.teachers.families import load_family, weight_options
-from embervlm.teachers.hf import digest_folder
 from embervlm.teachers.outputs import Teacher
 
 
