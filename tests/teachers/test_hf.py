@@ -170,6 +170,16 @@ def test_too_long_a_conversation_is_refused(teacher: HFTeacher, root: Path):
         teacher.score([Record(id="long", image="0.png", instruction="?", response="red " * 300)], root, top_k=2)
 
 
+def test_a_processor_that_cuts_the_conversation_is_refused(root: Path, monkeypatch):
+    teacher = load_teacher(str(root))
+    plain = teacher._inputs
+    monkeypatch.setattr(
+        teacher, "_inputs", lambda *args, **kw: {key: value[:, :-2] for key, value in plain(*args, **kw).items()}
+    )
+    with pytest.raises(UserError, match="record short: .*its answers cannot be located"):
+        teacher.score(RECORDS[:1], root, top_k=2)
+
+
 def test_a_missing_picture_is_refused(teacher: HFTeacher, root: Path):
     with pytest.raises(UserError, match="absent.png"):
         teacher.score([replace(RECORDS[0], image="absent.png")], root, top_k=2)
