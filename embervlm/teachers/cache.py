@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embervlm import tokens
@@ -20,7 +22,8 @@ from embervlm.device import pick_device
 from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
-from embervlm.teachers.registry import load_teacher, loading_options
+from embervlm.teachers.registry import load_teacher, loading_options, resolve_teacher
+from embervlm.teachers.several import cache_home, parse_teachers
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
 
 if TYPE_CHECKING:
@@ -87,7 +90,7 @@ def build_cache(
     progress = progress and first
     data = {split: prepared.fingerprint(split) for split in splits}
     plan = plan_shards({split: prepared.records(split) for split in splits}, shard_records)
-    settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records}
+    settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records, "part": prepared.part}
     vocabulary = tokens.token_bytes(teacher.tokenizer)
     teacher.batch_size = batch_size
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
@@ -125,26 +128,43 @@ def build_cache(
 
 
 def run_cache(settings: CacheSettings) -> None:
-    """`embervlm cache build`: let the teacher read the prepared set once and keep what it says."""
+    """`embervlm cache build`: let each teacher read the prepared set once and keep what it says."""
     prepared = open_prepared(settings.dataset_path)
+    if settings.pictures_only:
+        prepared = prepared.with_pictures()
     for split in settings.splits:  # complain about the data before a large model is loaded
         prepared.records(split)
+    names = [name for name, _ in parse_teachers(settings.teacher_model)]
+    for name in names[1:]:  # and about a wrong name before the first of several is
+        if "://" not in name:
+            resolve_teacher(name)
     device = pick_device(own_device(settings.device))
     with start_processes() as processes:
-        teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
-        begun = (settings.output_dir / MANIFEST).is_file()
-        if processes.rank == 0 and not begun and not settings.force:
-            check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)
-        build_cache(
-            teacher,
-            prepared,
-            settings.splits,
-            settings.output_dir,
-            top_k=settings.top_k,
-            batch_size=settings.batch_size,
-            min_share=settings.min_share,
-            processes=processes,
-        )
+        folders = processes.share([cache_home(settings.output_dir, name, len(names) > 1) for name in names])
+        for name, folder in zip(names, folders, strict=True):
+            _build_one(settings, prepared, name, folder, device, processes)
+            gc.collect()  # the weights of this teacher, before those of the next come
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _build_one(
+    settings: CacheSettings, prepared: PreparedSet, name: str, folder: Path, device: torch.device, processes: Processes
+) -> None:
+    teacher = load_teacher(name, device, **loading_options(settings))
+    begun = (folder / MANIFEST).is_file()
+    if processes.rank == 0 and not begun and not settings.force:
+        check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)
+    build_cache(
+        teacher,
+        prepared,
+        settings.splits,
+        folder,
+        top_k=settings.top_k,
+        batch_size=settings.batch_size,
+        min_share=settings.min_share,
+        processes=processes,
+    )
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class InstructBlipTeacher(HFTeacher):
         if images is None:
             raise UserError(
                 f"record {records[0].id} has no picture, and teacher {self.name} cannot read text alone; leave such "
-                "records out, or use llava-1.5-7b"
+                "records out (cache build --pictures_only), or use llava-1.5-7b"
             )
         self._shown = [str(record.image) for record in records]
         inputs = super()._inputs(records, texts, images, padding_side)
