@@ -50,6 +50,9 @@ class HFTeacher:
     weights = ""
     """Digest for the fingerprint (`digest_folder`); empty: taken from the parameters themselves."""
 
+    revision: str | None = None
+    """Commit of the hub that it was loaded at; None: a folder."""
+
     def __init__(self, name: str, model: Any, processor: Any, batch_size: int = 32) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
