@@ -336,6 +336,10 @@ class DownloadSettings:
     """Fetch a teacher's weights from the hub."""
 
     model: str = option("qwen-vl-chat", "Teacher: a name of the registry or a hub id")
+    revision: str | None = option(
+        None, "Commit, tag or branch of its repository; later commands load it, too", shown="the registry's"
+    )
+    verify: bool = option(True, "Compare files that are there already with the hub's checksums, too")
 
 
 @dataclass(frozen=True)
@@ -346,6 +350,7 @@ class TeacherCheckSettings:
     image: Path | None = option(None, "Picture to show", shown="one that is drawn")
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
+    samples: int = option(300_000, "Samples of the data whose cache is estimated", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     teacher_dtype: str = _dtype()
     teacher_load_in: str = _load_in()

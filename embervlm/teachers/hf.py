@@ -30,6 +30,9 @@ class HFTeacher:
     shares_prefix = True
     """Whether the questions about one picture share its keys and values."""
 
+    revision: str | None = None
+    """Commit of the hub that it was loaded at; None: a folder."""
+
     def __init__(self, name: str, model: Any, processor: Any, batch_size: int = 32) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
