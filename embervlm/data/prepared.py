@@ -40,7 +40,7 @@ class PreparedSet:
         if not unlabelled and (silent := [record.id for record in records if not record.labelled]):
             raise UserError(
                 f"{len(silent):,} of {len(records):,} records of {self.path(split)} have no response (the first: "
-                f"{silent[0]}); let a teacher answer them: `embervlm answer --dataset_path {self.folder} --splits {split}`"
+                f"{silent[0]}); let a teacher answer: `embervlm answer --dataset_path {self.folder} --splits {split}`"
             )
         return records
 

@@ -38,8 +38,8 @@ class _RefuseNaN(LogitsProcessor):
 class Draw(LogitsProcessor):
     """Leaves each row one token, drawn from its nucleus (Holtzman et al., 2020) by inverting the distribution function.
 
-    A row uses one number a step from a generator of its own, so its draw does not depend on the rest of the batch, as it
-    would with torch's generator.
+    A row uses one number a step from a generator of its own, so its draw does not depend on the rest of the batch, as
+    it would with torch's generator.
     """
 
     def __init__(self, sampling: Sampling) -> None:
@@ -48,7 +48,7 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores float [B, V] -> 0 at the drawn token, -inf elsewhere."""
-        probs, order = (scores.float() / self.temperature).softmax(-1).sort(-1, descending=True, stable=True)
+        probs, order = (scores.float() / self.temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
         upto = probs.cumsum(-1)
         last = ((upto - probs) < self.top_p).sum(-1, keepdim=True).clamp(min=1) - 1  # of the nucleus
         numbers = torch.tensor([generator.random() for generator in self.generators], device=scores.device)
