@@ -45,6 +45,7 @@ VERBS = {
     "cache verify": Verb("settings:CacheVerifySettings", "teachers.manage:run_verify_cache"),
     "cache import": Verb("settings:CacheImportSettings", "teachers.cache_import:run_import"),
     "cache merge": Verb("settings:CacheMergeSettings", "teachers.manage:run_merge"),
+    "answer": Verb("settings:AnswerSettings", "answering.run:run_answer"),
     "evaluate": Verb("settings:EvaluateSettings", "evaluate.runner:run_evaluate"),
     "report": Verb("settings:ReportSettings", "evaluate.report:run_report"),
     "infer": Verb("settings:InferenceSettings", "model.inference:run_inference"),

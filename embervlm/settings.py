@@ -253,6 +253,39 @@ class CacheSettings:
 
 
 @dataclass(frozen=True)
+class AnswerSettings:
+    """Let a teacher answer a prepared set: its own answers become the data."""
+
+    teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    dataset_path: Path = option(_STAGE2, "Prepared data set with the questions")
+    splits: tuple[str, ...] = option(
+        ("train",), "Splits to answer; the others are carried over", choices=("train", "val")
+    )
+    output_dir: Path = option(
+        Path("data/answered"), "The new set goes to its stage1/ or stage2/; a run that was stopped continues there"
+    )
+    max_new_tokens: int = option(256, "Longest answer, in tokens; one that is cut off is left out", minimum=1)
+    do_sample: bool = option(False, "Sample instead of taking the likeliest token")
+    samples: int = option(1, "Answers to each record; equal ones are kept once", minimum=1)
+    temperature: float = option(1.0, "Of the sampling", minimum=0.01)
+    top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
+    seed: int = option(0, "Seed of the sampling", minimum=0)
+    min_agreement: float = option(
+        0.3, "Least agreement with the reference: VQA accuracy (0.3: one of ten people said so), or the instruction "
+        "score; 0 keeps all", minimum=0, maximum=1,
+    )  # fmt: skip
+    references: str = option(
+        "none", "Reference records kept too; fill: where no answer is kept", choices=("none", "fill", "all")
+    )
+    batch_size: int = option(32, "Records the teacher answers at once", minimum=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    teacher_dtype: str = _dtype()
+    teacher_load_in: str = _load_in()
+    teacher_offload: bool = _offload()
+    trust_remote_code: bool = _remote_code()
+
+
+@dataclass(frozen=True)
 class CacheInfoSettings:
     """Say what a teacher cache belongs to and what it weighs."""
 

@@ -31,6 +31,7 @@ ARROWS = {
     "batch": ("errors", "tokens", "data", "distill", "teachers.outputs"),
     "evaluate": _PARTS,
     "inspection": (*_PARTS, "evaluate"),
+    "answering": (*_BASE, "data", "teachers", "evaluate"),
     "train": (*_PARTS, "evaluate", "inspection"),
     "cli": ("errors", "console", "options"),  # the verbs are loaded by name
     "demo": (*_PARTS, "evaluate", "inspection", "train"),

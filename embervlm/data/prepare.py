@@ -5,12 +5,8 @@ Read, check, split by picture, choose, write. `train` and `val` share no picture
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,10 +20,11 @@ from embervlm.data.captions import read_captions
 from embervlm.data.images import resolve_image
 from embervlm.data.llava import read_llava
 from embervlm.data.official import Read, Reject, image_key
-from embervlm.data.prepared import INFO, PreparedSet, open_prepared
-from embervlm.data.record import Record, read_records, write_records
+from embervlm.data.prepared import PreparedSet
+from embervlm.data.record import Record, read_records
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.vqa import read_okvqa, read_vqa
+from embervlm.data.writing import write_prepared
 from embervlm.errors import UserError
 
 REJECTS = "rejects.jsonl"
@@ -197,52 +194,19 @@ def _subset(source: str, records: list[Record], settings: PrepareSettings) -> li
 def _write(
     settings: PrepareSettings, stage: int, splits: dict[str, list[Record]], rejects: list[Reject], dropped: int
 ) -> PreparedSet:
-    """Into a folder beside the wanted one, then renamed: a half-written set never has the right name."""
-    folder = settings.out / f"stage{stage}"
-    if folder.exists() and any(folder.iterdir()) and not (folder / INFO).is_file():
-        raise UserError(f"{folder} holds other files than a prepared set; choose another --out or empty it")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        info: dict[str, Any] = {
-            "image_root": os.path.relpath(settings.image_root.resolve(), folder.resolve()),
-            "splits": {},
-        }
-        for name, records in splits.items():
-            write_records(partial / f"{name}.jsonl", records)
-            info["splits"][name] = _statistics(records) | {
-                "sha256": hashlib.sha256((partial / f"{name}.jsonl").read_bytes()).hexdigest()
-            }
-        info["dropped_from_train_for_val_pictures"] = dropped
-        info["settings"] = {k: _plain(v) for k, v in asdict(settings).items() if k not in ("out", "image_root")}
-        if rejects:
-            lines = [json.dumps(asdict(reject), ensure_ascii=False) for reject in rejects]
-            (partial / REJECTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (partial / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return open_prepared(folder)
+    lines = [json.dumps(asdict(reject), ensure_ascii=False) for reject in rejects]
+    more = {
+        "dropped_from_train_for_val_pictures": dropped,
+        "settings": {k: _plain(v) for k, v in asdict(settings).items() if k not in ("out", "image_root")},
+    }
+    files = {REJECTS: "\n".join(lines) + "\n"} if lines else {}
+    return write_prepared(settings.out / f"stage{stage}", settings.image_root, splits, more, files)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value.as_posix() if isinstance(value, Path) else value
-
-
-def _statistics(records: list[Record]) -> dict[str, Any]:
-    turns = [turn for record in records for turn in record.turns()]
-    return {
-        "records": len(records),
-        "pictures": len({_key(r) for r in records if r.image is not None}),
-        "turns": len(turns),
-        "sources": dict(sorted(Counter(str(r.metadata.get("source", "unknown")) for r in records).items())),
-        "mean_question_words": round(sum(len(q.split()) for q, _ in turns) / len(turns), 2),
-        "mean_answer_words": round(sum(len(a.split()) for _, a in turns) / len(turns), 2),
-    }
 
 
 def _summary(made: list[PreparedSet], rejects: list[Reject]) -> Table:

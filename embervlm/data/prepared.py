@@ -26,8 +26,9 @@ class PreparedSet:
     def path(self, split: str) -> Path:
         return self.folder / f"{split}.jsonl"
 
-    def records(self, split: str) -> list[Record]:
-        """All records of a split; UserError when the split is missing or empty."""
+    def records(self, split: str, unlabelled: bool = False) -> list[Record]:
+        """All records of a split; UserError when the split is missing or empty, or has records that nobody has answered
+        where such records are not expected: training on them would teach to say nothing."""
         records = self._read.get(split)
         if records is None:
             if not self.path(split).is_file():
@@ -36,6 +37,11 @@ class PreparedSet:
             records = self._read[split] = read_records(self.path(split))
         if not records:
             raise UserError(f"the split {split!r} of {self.folder} is empty; prepare it again with more data")
+        if not unlabelled and (silent := [record.id for record in records if not record.labelled]):
+            raise UserError(
+                f"{len(silent):,} of {len(records):,} records of {self.path(split)} have no response (the first: "
+                f"{silent[0]}); let a teacher answer: `embervlm answer --dataset_path {self.folder} --splits {split}`"
+            )
         return records
 
     def fingerprint(self, split: str) -> str:

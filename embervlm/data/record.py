@@ -18,7 +18,7 @@ class Record:
     id: str
     image: str | None  # relative to the image root; None = text only
     instruction: str
-    response: str
+    response: str  # "" in every turn: nobody has answered yet
     conversations: tuple[tuple[str, str], ...] | None = None  # all (human, assistant) pairs when there are several
     answers: tuple[str, ...] | None = None  # what ten people answered
     answer_type: str | None = None  # "yes/no", "number" or "other"
@@ -27,6 +27,11 @@ class Record:
     def turns(self) -> tuple[tuple[str, str], ...]:
         """((human, assistant), ...), at least one pair."""
         return self.conversations or ((self.instruction, self.response),)
+
+    @property
+    def labelled(self) -> bool:
+        """Somebody has answered; an unlabelled record is for `embervlm answer` alone."""
+        return any(answer.strip() for _, answer in self.turns())
 
     def to_json(self) -> dict[str, Any]:
         """The guide's unified format; optional keys are left out where there is nothing to say."""

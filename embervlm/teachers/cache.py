@@ -99,7 +99,7 @@ def build_cache(
     missing = [shard for shard in plan if shard.name in set(names)]
     total, left = (sum(len(shard.records) for shard in part) for part in (plan, missing))
     begin = time.perf_counter()
-    with _bar(teacher.name, -(-left // processes.count), progress) as tell:  # shared evenly, as near as one knows
+    with asking_bar(teacher.name, -(-left // processes.count), progress) as tell:  # shared evenly, as near as one knows
         if processes.share(writer is not None and not writer.has_order):
             if writer and missing:
                 _add(writer, missing[0], teacher, prepared.image_root, batch_size, tell)
@@ -168,7 +168,7 @@ def _build_one(
 
 
 @contextmanager
-def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+def asking_bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
     """A bar with the rate of this process; call what it gives with the number of records done."""
     columns = (
         TextColumn("{task.description}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers.digest import digest_parameters
 from embervlm.teachers.locate import Located, find_answers, locate
-from embervlm.teachers.outputs import TeacherOutputs
+from embervlm.teachers.outputs import Answer, Sampling, TeacherOutputs
 from embervlm.teachers.passes import Row
+from embervlm.teachers.sampling import choosing
 from embervlm.teachers.scoring import Scorer
 
 
@@ -65,35 +67,62 @@ class HFTeacher:
 
     def generate(self, records: list[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         """The greedy answer to each record's first instruction."""
-        answers = [""] * len(records)
-        stops = {self.end_of_turn_id, *_as_list(self.model.generation_config.eos_token_id)}
-        prompts = [self._render(record.turns()[:1], record.image is not None, prompt=True) for record in records]
+        first = [replace(r, instruction=r.turns()[0][0], response="", conversations=None) for r in records]
+        return [answer.text for answer in self.answer(first, image_root, max_new_tokens)]
+
+    def answer(
+        self, records: list[Record], image_root: Path, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> list[Answer]:
+        """The answer to each record's last instruction; sorted by length and batched inside.
+
+        Raises UserError for a missing image, a prompt that leaves no room to answer, or logits that are not numbers.
+        """
+        answers = [Answer("", finished=True)] * len(records)
+        prompts = [self._render(record.turns(), record.image is not None, prompt=True) for record in records]
         for with_image in (True, False):
             keys = [key for key, record in enumerate(records) if (record.image is not None) == with_image]
             keys.sort(key=lambda key: len(prompts[key]))
             for start in range(0, len(keys), self.batch_size):
                 part = keys[start : start + self.batch_size]
-                images = [self._image(records[key], image_root) for key in part] if with_image else None
-                inputs = self._inputs(
-                    [records[key] for key in part], [prompts[key] for key in part], images, padding_side="left"
-                )
-                with torch.inference_mode():
-                    ids = self.model.generate(
-                        **inputs,
-                        max_new_tokens=max_new_tokens,
-                        do_sample=False,
-                        num_beams=1,
-                        temperature=None,
-                        top_p=None,
-                        top_k=None,
-                        eos_token_id=sorted(stops),
-                        pad_token_id=self.tokenizer.pad_token_id,
-                    )
-                said = ids[:, inputs["input_ids"].shape[1] :]
-                texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-                for key, text in zip(part, texts, strict=True):
-                    answers[key] = text.strip()
+                chosen, texts = [records[key] for key in part], [prompts[key] for key in part]
+                drawn = None if sampling is None else sampling.of(part)
+                for key, said in zip(
+                    part, self._answer_batch(chosen, texts, image_root, max_new_tokens, drawn), strict=True
+                ):
+                    answers[key] = said
         return answers
+
+    def _answer_batch(
+        self, records: list[Record], prompts: list[str], image_root: Path, max_new_tokens: int, drawn: Sampling | None
+    ) -> list[Answer]:
+        images = [self._image(record, image_root) for record in records] if records[0].image is not None else None
+        inputs = self._inputs(records, prompts, images, padding_side="left")
+        lengths = inputs["attention_mask"].sum(1)
+        room = max_new_tokens if self._scorer.max_positions is None else self._scorer.max_positions - int(lengths.max())
+        if room < 1:
+            raise UserError(
+                f"record {records[int(lengths.argmax())].id}: its prompt is {int(lengths.max())} tokens long for "
+                f"teacher {self.name}, which reads {self._scorer.max_positions} with the answer; shorten or leave out the "
+                "record"
+            )
+        stops = sorted({self.end_of_turn_id, *_as_list(self.model.generation_config.eos_token_id)})
+        with torch.inference_mode():
+            ids = self.model.generate(
+                **inputs,
+                max_new_tokens=min(max_new_tokens, room),
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=stops,
+                pad_token_id=self.tokenizer.pad_token_id,
+                logits_processor=choosing(self.name, [record.id for record in records], drawn),
+            )
+        said = ids[:, inputs["input_ids"].shape[1] :]
+        finished = torch.isin(said, torch.tensor(stops, device=said.device)).any(1).tolist()
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+        return [Answer(text.strip(), end) for text, end in zip(texts, finished, strict=True)]
 
     def fingerprint(self) -> dict[str, str]:
         """Name, and digests of the weights, the tokenizer and the chat template. Independent of device and precision

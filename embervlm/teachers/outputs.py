@@ -142,6 +142,27 @@ def keep_likely(outputs: TeacherOutputs, share: float) -> TeacherOutputs:
     )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher says when it is asked."""
+
+    text: str  # without blanks around it
+    finished: bool  # by the teacher; False: the length limit cut it off
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Answers are drawn, not the likeliest."""
+
+    temperature: float
+    top_p: float  # the smallest set of tokens that holds this share is drawn from
+    seeds: Sequence[int]  # of each record: equal seeds draw equal answers, whatever else is asked at the same time
+
+    def of(self, chosen: Sequence[int]) -> Sampling:
+        """The same for some of the records, by their places."""
+        return replace(self, seeds=[self.seeds[at] for at in chosen])
+
+
 class Teacher(Protocol):
     """Anything that can be distilled from. Scores and answers in its own words; nobody feeds it another model's ids."""
 
@@ -157,6 +178,13 @@ class Teacher(Protocol):
 
     def generate(self, records: list[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         """The greedy answer to each record's first instruction."""
+        ...
+
+    def answer(
+        self, records: list[Record], image_root: Path, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> list[Answer]:
+        """The answer to each record's last instruction, with the turns before it as history; greedy without
+        `sampling`. What the record says in response to that instruction is not read."""
         ...
 
     def fingerprint(self) -> dict[str, str]:

@@ -41,7 +41,7 @@ class Scorer:
         self._read_batch = read
         self._pad_id = tokenizer.pad_token_id
         self._vocabulary = len(tokens.token_bytes(tokenizer))
-        self._max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._reach = prefix_reach(model.config)
         self._most_rows: float = float("inf")  # after a pass that did not fit
         self._visual = 0  # most tokens that a picture's placeholder became so far, less one
@@ -197,10 +197,10 @@ class Scorer:
         return results
 
     def _check_length(self, row: Row, length: int) -> None:
-        if self._max_positions is not None and length > self._max_positions:
+        if self.max_positions is not None and length > self.max_positions:
             raise UserError(
                 f"record {row.record.id} is {length} tokens long for teacher {self.name}, which reads "
-                f"{self._max_positions}; shorten or leave out the record"
+                f"{self.max_positions}; shorten or leave out the record"
             )
 
 

@@ -16,6 +16,7 @@ from embervlm.settings import CacheSettings
 from embervlm.teachers import families
 from embervlm.teachers.cache import run_cache
 from embervlm.teachers.hf import HFTeacher
+from embervlm.teachers.outputs import Sampling
 from embervlm.teachers.registry import load_teacher
 from embervlm.train.run import run_train
 from tests.teachers.qwen_vl.tiny import make_model, save_published
@@ -51,8 +52,14 @@ def test_a_family_caches_teaches_and_answers(name: str, tmp_path: Path, capsys):
     run_train(settings(data, tmp_path, disable_distillation=False, use_cached_teacher_outputs=(cache,), max_steps=2))
     last = json.loads((tmp_path / "stage2/metrics.json").read_text())["history"][-1]
     assert last["stage2/distill_loss"] > 0 and last["stage2/teacher_kl_div"] > 0
-    answers = load_teacher(str(folder)).generate(prepared.records("val"), prepared.image_root, max_new_tokens=3)
-    assert len(answers) == len(prepared.records("val"))
+    teacher, records = load_teacher(str(folder)), prepared.records("val")
+    answers = teacher.generate(records, prepared.image_root, max_new_tokens=3)
+    assert len(answers) == len(records)
+    drawn = [
+        teacher.answer(records, prepared.image_root, 3, Sampling(5.0, 1.0, range(seed, seed + len(records))))
+        for seed in (0, 0, 50)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_new_family_is_one_module_and_one_line(tmp_path: Path, monkeypatch):

@@ -14,7 +14,7 @@ from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers import passes, read_out
 from embervlm.teachers.hf import HFTeacher
-from embervlm.teachers.outputs import TEMPERATURE_GRID
+from embervlm.teachers.outputs import TEMPERATURE_GRID, Sampling
 from embervlm.teachers.registry import load_teacher
 from tests.tiny_teacher import make_tiny_processor, make_tiny_teacher
 
@@ -146,6 +146,26 @@ def test_generate_equals_greedy_decoding_by_hand(teacher: HFTeacher, root: Path)
         prompt = teacher.processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
         new = ids[0, prompt["input_ids"].shape[1] :]
         assert answer == teacher.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def test_an_answer_is_the_same_in_any_batch_and_reads_the_turns_before_it(teacher: HFTeacher, root: Path, monkeypatch):
+    """Else a run that was stopped would go on with other words; and a reference could give its own answer away."""
+    sampling = Sampling(1.5, 0.9, range(len(RECORDS)))
+    for drawn in (None, sampling):
+        together = teacher.answer(RECORDS, root, 5, drawn)
+        monkeypatch.setattr(teacher, "batch_size", 1)
+        assert teacher.answer(RECORDS, root, 5, drawn) == together
+        monkeypatch.undo()
+    last = replace(RECORDS[1], conversations=(*TURNS[:2], (TURNS[2][0], "red red red")))
+    other = replace(RECORDS[1], conversations=(("What color is it?", "blue yellow 12"), *TURNS[1:]))
+    said, same, moved = teacher.answer([RECORDS[1], last, other], root, 12)
+    assert said == same != moved
+
+
+def test_a_question_that_leaves_no_room_to_answer_is_refused(teacher: HFTeacher, root: Path):
+    """Positions beyond those of the training give words without sense, and no error."""
+    with pytest.raises(UserError, match="record long: its prompt is .* reads 256"):
+        teacher.generate([RECORDS[0], Record(id="long", image="0.png", instruction="red " * 300, response="")], root, 2)
 
 
 def test_a_placeholder_in_a_question_is_no_second_picture(teacher: HFTeacher, root: Path):

@@ -1,0 +1,143 @@
+"""From what the teacher said to the records of the new set: which answers are kept, and in what form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from embervlm.answering.agreement import agreement
+from embervlm.answering.said import Key, Said
+from embervlm.data.record import Record
+from embervlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which answers are kept, and which reference records beside them."""
+
+    teacher: str  # its name, for the metadata
+    samples: int
+    min_agreement: float
+    references: str  # "none", "fill" (where no answer is kept), "all"
+
+    @property
+    def several(self) -> bool:
+        """A record may become several, whose ids must differ."""
+        return self.samples > 1 or self.references == "all"
+
+
+@dataclass
+class Tally:
+    """Answers of one split: `asked` is the sum of those kept and those left out."""
+
+    asked: int = 0
+    kept: int = 0
+    empty: int = 0
+    cut: int = 0  # the length limit ended them
+    duplicates: int = 0
+    filtered: int = 0  # agree too little with the reference
+    references: int = 0  # reference records that are in the new set
+    records: int = 0  # of the new set
+    agreements: dict[str, list[float]] = field(default_factory=dict)  # source -> of all whole answers with a reference
+    examples: dict[str, list[Example]] = field(default_factory=dict)  # "kept", "filtered"
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, and the mean agreement of each source."""
+        row = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        return row | {"agreement": {name: round(sum(all_) / len(all_), 4) for name, all_ in self.agreements.items()}}
+
+
+@dataclass(frozen=True)
+class Example:
+    question: str
+    reference: str
+    said: str
+    agreement: float | None
+
+
+def check_ids(records: Sequence[Record], choice: Choice) -> None:
+    """UserError where the id of an answer would be that of another record (of a set that was answered before)."""
+    if choice.several:
+        ids = {record.id for record in records}
+        for record in records:
+            for sample in range(choice.samples):
+                if (made := _answer_id(record.id, sample)) in ids:
+                    raise UserError(
+                        f"an answer to record {record.id} would have the id {made!r}, which another record has; "
+                        "answer the set with the references instead of one that was answered before"
+                    )
+
+
+def choose(
+    split: str, records: Sequence[Record], said: Mapping[Key, Said], choice: Choice
+) -> tuple[list[Record], Tally]:
+    """The new split, in the order of the old one."""
+    tally, made = Tally(), []
+    for record in records:
+        answers = _of_record(split, record, said, choice, tally)
+        with_reference = choice.references == "all" or (choice.references == "fill" and not answers)
+        if with_reference and record.labelled:
+            made.append(record)
+            tally.references += 1
+        made += answers
+    tally.records = len(made)
+    if not made:
+        raise UserError(
+            f"of {tally.asked:,} answers to {split} none is left: {tally.filtered:,} agree less than "
+            f"{choice.min_agreement:g} with the reference, {tally.empty:,} are empty, {tally.cut:,} are cut off; "
+            "is it the right teacher (`embervlm test-teacher`)? --min_agreement and --max_new_tokens set the limits"
+        )
+    return made, tally
+
+
+def _of_record(split: str, record: Record, said: Mapping[Key, Said], choice: Choice, tally: Tally) -> list[Record]:
+    made: list[Record] = []
+    seen: Counter[tuple[str, ...]] = Counter()
+    for sample in range(choice.samples):
+        answer = said[Key(split, record.id, sample)]
+        tally.asked += 1
+        if not answer.finished:
+            tally.cut += 1
+            continue
+        if answer.empty:
+            tally.empty += 1
+            continue
+        agreed = agreement(record, answer.turns)
+        if agreed is not None:
+            tally.agreements.setdefault(str(record.metadata.get("source", "other")), []).append(agreed)
+        seen[answer.turns] += 1
+        if seen[answer.turns] > 1:
+            tally.duplicates += 1
+            continue
+        good = agreed is None or agreed >= choice.min_agreement
+        shown = Example(record.turns()[-1][0], record.turns()[-1][1], answer.turns[-1], agreed)
+        tally.examples.setdefault("kept" if good else "filtered", []).append(shown)
+        if good:
+            tally.kept += 1
+            made.append(_answered(record, answer.turns, sample, agreed, choice))
+        else:
+            tally.filtered += 1
+    return made
+
+
+def _answered(record: Record, said: tuple[str, ...], sample: int, agreed: float | None, choice: Choice) -> Record:
+    references = [reference for _, reference in record.turns()]
+    metadata = record.metadata | {"answered_by": choice.teacher}
+    if record.labelled:
+        metadata["reference"] = references if len(references) > 1 else references[0]
+    if agreed is not None:
+        metadata["agreement"] = round(agreed, 4)
+    turns = tuple((question, answer) for (question, _), answer in zip(record.turns(), said, strict=True))
+    return replace(
+        record,
+        id=_answer_id(record.id, sample) if choice.several else record.id,
+        response=said[0],
+        conversations=turns if record.conversations else None,
+        metadata=metadata,
+    )
+
+
+def _answer_id(record_id: str, sample: int) -> str:
+    return f"{record_id}/answer-{sample + 1}"
