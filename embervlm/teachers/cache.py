@@ -86,6 +86,8 @@ def build_cache(
     data = {split: prepared.fingerprint(split) for split in splits}
     plan = plan_shards({split: prepared.records(split) for split in splits}, shard_records)
     settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records}
+    if said := getattr(teacher, "cache_settings", None):  # a served one knows less than others
+        settings |= said(top_k)
     vocabulary = tokens.token_bytes(teacher.tokenizer)
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
     writer = CacheWriter(*about) if first else None
@@ -138,7 +140,7 @@ def run_cache(settings: CacheSettings) -> None:
             settings.splits,
             settings.output_dir,
             top_k=settings.top_k,
-            batch_size=settings.batch_size,
+            batch_size=max(settings.batch_size, getattr(teacher, "at_once", 0)),
             min_share=settings.min_share,
             processes=processes,
         )

@@ -142,12 +142,16 @@ def keep_likely(outputs: TeacherOutputs, share: float) -> TeacherOutputs:
     )
 
 
+SERVED = "served"
+"""The template in the fingerprint of a teacher that a server renders."""
+
+
 class Teacher(Protocol):
     """Anything that can be distilled from. Scores and answers in its own words; nobody feeds it another model's ids."""
 
     name: str
     tokenizer: Any
-    model: Any
+    model: Any  # None: it is not in this process, and only its largest probabilities can be had
     end_of_turn_id: int
 
     def score(self, records: list[Record], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:

@@ -70,15 +70,16 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
             "--teacher_weights are the shares of several caches; name them: --use_cached_teacher_outputs A B"
         )
     folder = settings.output_dir / f"stage{stage}"
-    cache_or_why = _beside(folder / "teacher_outputs", settings.teacher_model, prepared)
+    cache_or_why = _beside(folder / "teacher_outputs", settings.teacher_name or settings.teacher_model, prepared)
     if isinstance(cache_or_why, TeacherCache):
         return _from_cache(cache_or_why, prepared, processor, settings.distillation_targets)
     teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
     teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
-    size = sum(parameter.numel() for parameter in teacher.model.parameters())
-    note = (
-        f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{cache_or_why}. A cache is 3 to 5 times faster."
-    )
+    if teacher.model is None:
+        size = f"served at {settings.teacher_model}, its tail {teaching.tail}"
+    else:
+        size = f"{sum(parameter.numel() for parameter in teacher.model.parameters()) / 1e6:,.1f}M parameters"
+    note = f"Teacher: {teacher.name}, live, {size}{cache_or_why}. A cache is 3 to 5 times faster."
     return Lesson(teaching, True, note, settings.distillation_targets)
 
 
