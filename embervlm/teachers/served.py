@@ -11,7 +11,7 @@ import io
 import re
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,12 +100,20 @@ class ServedTeacher:
         return {"top_k": self._entries(top_k), "tail": self.tail}
 
     def _each(self, work: Callable[[Record], _T], records: list[Record]) -> list[_T]:
-        """In order; the first error, or Ctrl-C, drops what has not begun."""
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="served")
-        try:
-            return list(pool.map(work, records))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        """In order. The first error, or Ctrl-C, drops what has not begun and what is waiting for another try."""
+        self.server.halt.clear()
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="served") as pool:
+            futures = [pool.submit(work, record) for record in records]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future in done:
+                        future.result()  # raises
+                return [future.result() for future in futures]
+            except BaseException:
+                self.server.halt.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _score(self, record: Record, image_root: Path, top_k: int) -> list[TeacherOutputs]:
         turns = [(self._cleaned(human), answer) for human, answer in record.turns()]

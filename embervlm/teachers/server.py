@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import time
+import threading
 from typing import Any
 
 import httpx2
@@ -15,7 +15,7 @@ KEY = "OPENAI_API_KEY"
 """Environment variable with the server's key; it is sent and never shown."""
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Status codes that another try may not meet again."""
-TRIES, FIRST_WAIT, LONGEST_WAIT = 7, 0.5, 30.0
+TRIES, FIRST_WAIT, LONGEST_WAIT = 8, 0.5, 30.0
 """Of one request; seconds between tries, doubled each time. A replica has a minute to come back."""
 SECONDS = 600.0
 """That one answer may take: a large teacher behind a long queue."""
@@ -39,6 +39,8 @@ class Server:
             seconds: that one answer may take.
         """
         self.url, self.tries, self.first_wait = url.rstrip("/"), tries, first_wait
+        self.halt = threading.Event()
+        """Set where nobody waits for an answer any more: there are no further tries."""
         key = os.environ.get(KEY)
         try:
             self._client = httpx2.Client(
@@ -82,7 +84,8 @@ class Server:
                 asked_for = _seconds(response.headers.get("Retry-After"))
             if left:
                 # Jitter, so that the requests of one failed replica do not come back all at once.
-                time.sleep(max(asked_for, min(wait, LONGEST_WAIT) * random.uniform(0.5, 1)))
+                if self.halt.wait(max(asked_for, min(wait, LONGEST_WAIT) * random.uniform(0.5, 1))):
+                    break
                 wait *= 2
         times = f" after {tries} tries" if tries > 1 else ""
         raise UserError(

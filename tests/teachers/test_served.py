@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,11 @@ def test_a_server_that_stays_broken_is_told_with_its_words(local: HFTeacher, roo
     """And the records that wait behind the broken one are not asked about for nothing."""
     with Stub(local) as stub:
         teacher = reach(stub, root, concurrency=1)
-        stub.faults = [503] * 7
+        stub.faults = [503] * 8
         before = len(stub.asked)
-        with pytest.raises(UserError, match=r"record short, .*after 7 tries .*503: not now"):
+        with pytest.raises(UserError, match=r"record short, .*after 8 tries .*503: not now"):
             teacher.score(RECORDS, root, 4)
-        assert len(stub.asked) <= before + 8
+        assert len(stub.asked) <= before + 9
 
 
 def test_a_timeout_is_a_sentence(local: HFTeacher) -> None:
@@ -173,16 +174,31 @@ def test_waits_grow_and_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests of one failed replica must not come back all at once, nor at once."""
     waits: list[float] = []
     monkeypatch.setattr(served_server, "LONGEST_WAIT", 30.0)
-    monkeypatch.setattr(served_server.time, "sleep", waits.append)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
+        server = Server(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", tries=8)
+        monkeypatch.setattr(server.halt, "wait", waits.append)
         with pytest.raises(UserError, match="no answer"):
-            Server(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", tries=8).chat({})
+            server.chat({})
     assert len(waits) == 7
     for number, wait in enumerate(waits):
         whole = min(0.5 * 2**number, 30.0)
         assert whole / 2 <= wait <= whole
     assert len({wait / min(0.5 * 2**number, 30.0) for number, wait in enumerate(waits)}) == 7
+
+
+def test_an_error_does_not_wait_for_the_tries_of_others(local: HFTeacher, root: Path, monkeypatch) -> None:
+    """Ctrl-C and a missing picture end the run now, not after a minute of other records' back-off."""
+    monkeypatch.setattr(served_server, "LONGEST_WAIT", 30.0)
+    with Stub(local) as stub:
+        teacher = reach(stub, root, concurrency=4)
+        teacher.server.first_wait = 30.0
+        stub.faults = [503] * 3
+        begin = time.perf_counter()
+        with pytest.raises(UserError, match="nowhere.png"):
+            teacher.score([*RECORDS[:3], replace(RECORDS[0], image="nowhere.png")], root, 4)
+        assert time.perf_counter() - begin < 10
+        assert len(teacher.score(RECORDS[:1], root, 4)) == 1  # and the next call is not halted
 
 
 def _none(reply: dict[str, Any]) -> dict[str, Any]:
