@@ -12,7 +12,8 @@ head, whose hidden states are independent or share a part. Three students are av
 knows how frequent tokens are, and a copy of the teacher with noise in its weights, which errs as models do. A fourth,
 with independent noise of 1 nat on every logit, is told apart: no model errs so in the tail, which is hardest to follow.
 Ours and the random draws are weighed as coded; the renormalised head is counted with our tail's bytes, and DistillKit's
-114 bytes are its README's figure for 50 entries, which are exact here.
+114 bytes are its README's figure for 50 entries, which are exact here. The entries of a server are not weighed: told is
+what it costs that their tail above T = 1 is estimated.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from embervlm import tokens
 from embervlm.console import console
 from embervlm.settings import CacheSettings
 from embervlm.teachers.codec import ranks_of
+from embervlm.teachers.from_logprobs import estimate_tails
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs, keep_likely, stack_entries
 from embervlm.teachers.store import ORDER, CacheWriter, TeacherCache, read_order
 from embervlm.teachers.streams import deflate, planes
@@ -47,6 +49,7 @@ TOP_K, MIN_SHARE = CacheSettings.top_k, CacheSettings.min_share
 POSITIONS, BATCHES, HIDDEN = 256, 4, 384
 WEIGHT_NOISE = 0.2  # of the standard deviation of each matrix
 TEMPERATURES = (1.0, 2.0, 3.0)
+SERVED = (20, 48)  # entries of a server; not weighed
 OURS = "ours, entries and tail"
 NOISY_LOGITS = "noisy logits"
 Target = tuple[Tensor, Tensor, Tensor]
@@ -111,6 +114,22 @@ def sampled(counts: Tensor, temperature: float) -> Target:
     top = counts.topk(int((counts > 0).sum(1).max()))
     weights = top.values ** (1 / temperature)
     return top.indices, weights / weights.sum(1, keepdim=True), torch.zeros(len(counts))
+
+
+def served(logp: Tensor, temperature: float, k: int) -> Target:
+    """What a server tells: the k likeliest at T = 1; the tail's mass is known there and estimated elsewhere."""
+    top = logp.topk(k)
+    head = top.values.numpy().astype(np.float64)
+    tails = estimate_tails(1 - np.exp(head).sum(1), np.full(len(head), k), logp.shape[1])
+    weights, rest = np.exp(head / temperature), np.exp(tails[:, TEMPERATURE_GRID.index(temperature)])
+    whole = weights.sum(1) + rest
+    return top.indices, torch.from_numpy(weights / whole[:, None]), torch.from_numpy(rest / whole).to(logp.dtype)
+
+
+def exact(logp: Tensor, temperature: float, k: int) -> Target:
+    """The same entries with the true tail."""
+    top = (logp / temperature).log_softmax(-1).topk(k)
+    return top.indices, top.values.exp(), (1 - top.values.exp().sum(1)).clamp(min=0)
 
 
 def draw(logp: Tensor, count: int, seed: int) -> Tensor:
@@ -244,6 +263,8 @@ def main() -> int:
         f"top {round(entries)} renormalised": (shards, lambda b, t: truncated(part(b), t, round(entries), True)),
         "top 50, the rest is zero (DistillKit)": (114.0, lambda b, t: truncated(part(b), t, 50, False)),
         f"{equal} random draws (RS-KD)": (draws[equal], lambda b, t: sampled(draw(part(b), equal, b), t)),
+        **{f"{k} of a server, tail estimated": (0.0, lambda b, t, k=k: served(part(b), t, k)) for k in SERVED},
+        **{f"{k} entries, exact tail": (0.0, lambda b, t, k=k: exact(part(b), t, k)) for k in SERVED},
     }
     columns = ("position", "worst decile", "batch", "common", "worst student", NOISY_LOGITS)
     table = Table("cache", "bytes", "T", *columns)
@@ -254,7 +275,9 @@ def main() -> int:
             found.setdefault(name, {"bytes": size})[f"T={temperature:g}"] = result
             shown = ("position", "position_worst_decile", "batch", "batch_common", "batch_worst_student")
             values = [*(result[key] for key in shown), result["students"][NOISY_LOGITS]]
-            table.add_row(name, f"{size:.1f}", f"{temperature:g}", *(f"{value:.3f}" for value in values))
+            table.add_row(
+                name, f"{size:.1f}" if size else "", f"{temperature:g}", *(f"{value:.3f}" for value in values)
+            )
     console.print(table)
     default = found[OURS]
     summary = {

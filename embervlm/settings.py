@@ -39,6 +39,22 @@ def _remote_code(**place: Any) -> Any:
     return option(False, "Let a teacher from the hub run its own code", **place)
 
 
+def _served_name(**place: Any) -> Any:
+    return option(
+        None, "Of the model, where the teacher is a server's http://host:port/v1", shown="the one it serves", **place
+    )
+
+
+def _served_tokenizer(**place: Any) -> Any:
+    return option(
+        None, "Folder or hub id of a served teacher's tokenizer", shown="the one of the model's name", **place
+    )
+
+
+def _concurrency(**place: Any) -> Any:
+    return option(16, "Requests in flight to a served teacher", minimum=1, maximum=1024, **place)
+
+
 _RUN, _DATA, _OPTIM, _DISTILL, _EVAL, _MODEL, _LOG = (
     "Run", "Data", "Optimisation", "Distillation", "Evaluation and checkpoints", "Model", "Hardware and logs",
 )  # fmt: skip
@@ -88,7 +104,8 @@ class TrainSettings:
     gradient_clip: float = option(1.0, "Largest norm of the gradient; 0 = any", group=_OPTIM, minimum=0)
 
     teacher_model: tuple[str, ...] = option(
-        ("qwen-vl-chat",), "Teacher: a name of the registry, a hub id or a folder; several: NAME:WEIGHT each",
+        ("qwen-vl-chat",), "Teacher: a name of the registry, a hub id, a folder, or a server's http://host:port/v1; "
+        "several: NAME:WEIGHT each",
         group=_DISTILL, key="distillation.teacher_model",
     )  # fmt: skip
     disable_distillation: bool = option(
@@ -145,6 +162,9 @@ class TrainSettings:
     teacher_dtype: str = _dtype(group=_DISTILL, key="distillation.teacher_dtype")
     teacher_load_in: str = _load_in(group=_DISTILL, key="distillation.teacher_load_in")
     teacher_offload: bool = _offload(group=_DISTILL, key="distillation.teacher_offload")
+    teacher_name: str | None = _served_name(group=_DISTILL, key="distillation.teacher_name")
+    teacher_tokenizer: str | None = _served_tokenizer(group=_DISTILL, key="distillation.teacher_tokenizer")
+    teacher_concurrency: int = _concurrency(group=_DISTILL, key="distillation.teacher_concurrency")
     trust_remote_code: bool = _remote_code(group=_DISTILL, key="distillation.trust_remote_code")
 
     save_steps: int = option(500, "Steps between checkpoints", group=_EVAL, minimum=1)
@@ -227,7 +247,9 @@ class CacheSettings:
     """Run the teacher once over the data and keep what it says."""
 
     teacher_model: tuple[str, ...] = option(
-        ("qwen-vl-chat",), "Teacher: a name of the registry, a hub id or a folder; several: one after the other"
+        ("qwen-vl-chat",),
+        "Teacher: a name of the registry, a hub id, a folder, or a server's http://host:port/v1; "
+        "several: one after the other",
     )
     dataset_path: Path = option(_STAGE2, "Prepared data set")
     splits: tuple[str, ...] = option(("train", "val"), "Splits to read")
@@ -249,6 +271,9 @@ class CacheSettings:
     teacher_dtype: str = _dtype()
     teacher_load_in: str = _load_in()
     teacher_offload: bool = _offload()
+    teacher_name: str | None = _served_name()
+    teacher_tokenizer: str | None = _served_tokenizer()
+    teacher_concurrency: int = _concurrency()
     trust_remote_code: bool = _remote_code()
 
 
@@ -379,7 +404,9 @@ class DownloadSettings:
 class TeacherCheckSettings:
     """Load a teacher, show it a picture, ask it a question."""
 
-    model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    model: str = option(
+        "qwen-vl-chat", "Teacher: a name of the registry, a hub id, a folder, or a server's http://host:port/v1"
+    )
     image: Path | None = option(None, "Picture to show", shown="one that is drawn")
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
@@ -388,6 +415,9 @@ class TeacherCheckSettings:
     teacher_dtype: str = _dtype()
     teacher_load_in: str = _load_in()
     teacher_offload: bool = _offload()
+    teacher_name: str | None = _served_name()
+    teacher_tokenizer: str | None = _served_tokenizer()
+    teacher_concurrency: int = _concurrency()
     trust_remote_code: bool = _remote_code()
 
 
@@ -399,7 +429,9 @@ class VerifySettings:
     dataset_path: Path = option(_STAGE2, "Prepared data set")
     preset: str = option("37m", "Student: 37m or tiny")
     checkpoint: Path | None = option(None, "Student checkpoint, instead of a preset")
-    teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    teacher_model: str = option(
+        "qwen-vl-chat", "Teacher: a name of the registry, a hub id, a folder, or a server's http://host:port/v1"
+    )
     use_cached_teacher_outputs: Path | None = option(None, "Cache, instead of a teacher")
     compare_teacher: bool = option(
         False, "With a cache: load its teacher, too, and compare the gradients with its full distribution"
@@ -408,6 +440,9 @@ class VerifySettings:
     teacher_dtype: str = _dtype()
     teacher_load_in: str = _load_in()
     teacher_offload: bool = _offload()
+    teacher_name: str | None = _served_name()
+    teacher_tokenizer: str | None = _served_tokenizer()
+    teacher_concurrency: int = _concurrency()
     trust_remote_code: bool = _remote_code()
 
 

@@ -23,7 +23,8 @@ class Teaching:
     outputs: LookUp
     token_bytes: list[bytes | None]  # of each teacher token, None = special
     tokenizer_fingerprint: str
-    live: bool  # a model in this process
+    live: bool  # asked during training, not read from a cache
+    tail: str = ""  # how far the mass of what is not kept is an estimate; empty: it is exact
 
 
 def cached_teaching(cache: Any, student_tokenizer: Any, alone: bool = True) -> Teaching:
@@ -44,6 +45,7 @@ def cached_teaching(cache: Any, student_tokenizer: Any, alone: bool = True) -> T
         token_bytes=words,
         tokenizer_fingerprint=cache.tokenizer_fingerprint,
         live=False,
+        tail=cache.info["settings"].get("tail", ""),
     )
 
 
@@ -62,4 +64,5 @@ def live_teaching(
         token_bytes=words,
         tokenizer_fingerprint=fingerprint,
         live=True,
+        tail=getattr(teacher, "tail", ""),
     )

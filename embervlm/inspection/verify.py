@@ -34,6 +34,8 @@ from embervlm.inspection.student import open_student, positions
 from embervlm.inspection.view import render_example, shows_much, view_example
 from embervlm.settings import TrainSettings, VerifySettings
 from embervlm.teachers.facts import TeacherFacts
+from embervlm.teachers.from_logprobs import TAIL_EFFECT
+from embervlm.teachers.outputs import SERVED
 from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import TeacherCache
 
@@ -160,18 +162,24 @@ def run_verify(settings: VerifySettings) -> int:
 
 
 def _teaching(settings: VerifySettings, prepared: PreparedSet, model: Any) -> tuple[Teaching, Any]:
-    """Also the teacher itself, if it is at hand."""
+    """Also the teacher itself, if it is at hand and can tell all that it knows."""
     tokenizer = model.processor.tokenizer
     if settings.use_cached_teacher_outputs is not None:
         cache = TeacherCache(settings.use_cached_teacher_outputs)
         cache.require(data={"train": prepared.fingerprint("train")})
         if not settings.compare_teacher:
             return cached_teaching(cache, tokenizer), None
+        if cache.info["teacher"]["template"] == SERVED:
+            raise UserError(
+                f"{settings.use_cached_teacher_outputs} is of a served teacher, which never tells its full "
+                "distribution: there is nothing to compare with, drop --compare_teacher"
+            )
         teacher = load_teacher(cache.info["teacher"]["name"], pick_device("auto"), **loading_options(settings))
         cache.require(teacher.fingerprint())
         return cached_teaching(cache, tokenizer), teacher
     teacher = load_teacher(settings.teacher_model, pick_device("auto"), **loading_options(settings))
-    return live_teaching(teacher, prepared.image_root, tokenizer, TrainSettings.teacher_top_k), teacher
+    teaching = live_teaching(teacher, prepared.image_root, tokenizer, TrainSettings.teacher_top_k)
+    return teaching, teacher if teacher.model is not None else None
 
 
 def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: PreparedSet) -> None:
@@ -203,6 +211,8 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
             f"KL(teacher || student) at T {start.teacher_student_at_t:.3f}",
         ),
     ]
+    if teaching.tail:
+        rows.append(("tail", f"{teaching.tail}; {TAIL_EFFECT}"))
     if facts.gradient is not None:
         compared = f"{facts.gradient.positions} positions of {facts.gradient.samples} samples"
         rows.append(

@@ -22,7 +22,7 @@ from embervlm.device import pick_device
 from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
-from embervlm.teachers.registry import load_teacher, loading_options, resolve_teacher
+from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import cache_home, parse_teachers
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
 
@@ -91,6 +91,8 @@ def build_cache(
     data = {split: prepared.fingerprint(split) for split in splits}
     plan = plan_shards({split: prepared.records(split) for split in splits}, shard_records)
     settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records, "part": prepared.part}
+    if said := getattr(teacher, "cache_settings", None):  # a served one knows less than others
+        settings |= said(top_k)
     vocabulary = tokens.token_bytes(teacher.tokenizer)
     teacher.batch_size = batch_size
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
@@ -136,22 +138,24 @@ def run_cache(settings: CacheSettings) -> None:
         prepared.records(split)
     names = [name for name, _ in parse_teachers(settings.teacher_model)]
     for name in names[1:]:  # and about a wrong name before the first of several is
-        if "://" not in name:
+        if not is_served(name):
             resolve_teacher(name)
     device = pick_device(own_device(settings.device))
     with start_processes() as processes:
-        folders = processes.share([cache_home(settings.output_dir, name, len(names) > 1) for name in names])
+        folders = processes.share(
+            [cache_home(settings.output_dir, name_in_cache(settings, name), len(names) > 1) for name in names]
+        )
         for name, folder in zip(names, folders, strict=True):
-            _build_one(settings, prepared, name, folder, device, processes)
+            options = loading_options(settings, name if len(names) > 1 else None)
+            _build_one(settings, prepared, load_teacher(name, device, **options), folder, processes)
             gc.collect()  # the weights of this teacher, before those of the next come
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
 def _build_one(
-    settings: CacheSettings, prepared: PreparedSet, name: str, folder: Path, device: torch.device, processes: Processes
+    settings: CacheSettings, prepared: PreparedSet, teacher: Teacher, folder: Path, processes: Processes
 ) -> None:
-    teacher = load_teacher(name, device, **loading_options(settings))
     begun = (folder / MANIFEST).is_file()
     if processes.rank == 0 and not begun and not settings.force:
         check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)
@@ -161,7 +165,7 @@ def _build_one(
         settings.splits,
         folder,
         top_k=settings.top_k,
-        batch_size=settings.batch_size,
+        batch_size=max(settings.batch_size, getattr(teacher, "at_once", 0)),
         min_share=settings.min_share,
         processes=processes,
     )

@@ -17,7 +17,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers.cache import plan_shards
-from embervlm.teachers.from_logprobs import EXPONENT, outputs_from_logprobs
+from embervlm.teachers.from_logprobs import ESTIMATED_TAIL, outputs_from_logprobs
 from embervlm.teachers.outputs import TeacherOutputs, keep_likely
 from embervlm.teachers.shards import sha256
 from embervlm.teachers.store import CacheWriter
@@ -53,7 +53,7 @@ def run_import(settings: CacheImportSettings) -> int:
                 "top_k": "imported",
                 "min_share": settings.min_share,
                 "shard_records": _SHARD_RECORDS,
-                "tail": f"estimated: known at T = 1, falls as rank^-{EXPONENT}",
+                "tail": ESTIMATED_TAIL,
             },
             tokenizer.eos_token_id,
             tokens.token_bytes(tokenizer),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from rich.markup import escape
 from rich.table import Table
 
@@ -58,19 +59,18 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     with tempfile.TemporaryDirectory() as folder:
         picture = _picture(settings.image, Path(folder))
         heard = ask(teacher, picture, settings.prompt, settings.max_new_tokens, CacheSettings.top_k)
-    parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
-    dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
     entries = float((keep_likely(heard.outputs, CacheSettings.min_share).top_ids >= 0).sum(1).mean())
     weight = expected_bytes(entries)
     facts = Table.grid(padding=(0, 3, 0, 0))
-    facts.add_row("teacher", f"{settings.model}: {parameters / 1e6:,.1f}M parameters, {dtype} on {device}")
+    facts.add_row("teacher", _what(teacher, settings.model, device))
     if (commit := getattr(teacher, "revision", None)) is not None:
         facts.add_row("commit", commit)
     facts.add_row("loaded in", f"{loaded:.1f} s")
     facts.add_row("question", escape(settings.prompt))
     facts.add_row("answer", f"[bold]{escape(heard.answer) or '(nothing)'}[/]")
     facts.add_row("speed", f"{heard.tokens / heard.seconds:.1f} tokens/s, the picture included")
-    facts.add_row("memory", f"{peak_memory(device) / 1e9:.2f} GB at most")
+    if teacher.model is not None:
+        facts.add_row("memory", f"{peak_memory(device) / 1e9:.2f} GB at most")
     facts.add_row("agreement", f"{heard.agreement:.0%} of the answer's tokens are the likeliest when scored")
     facts.add_row(
         "a cache",
@@ -84,6 +84,14 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     print_tokens("how the answer could have begun", [(table[token], float(p)) for token, p in first])
     console.print()
     return _verdict(heard)
+
+
+def _what(teacher: Teacher, name: str, device: torch.device) -> str:
+    if teacher.model is None:
+        return escape(f"{teacher.name}, served at {name}")
+    parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
+    dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
+    return f"{name}: {parameters / 1e6:,.1f}M parameters, {dtype} on {device}"
 
 
 def ask(teacher: Teacher, picture: Path, question: str, max_new_tokens: int, top_k: int) -> Heard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,29 @@ def read(name: str, source: str, files: dict[str, Any], weights: dict[str, Any])
     if not hasattr(processor, "tokenizer"):
         raise UserError(f"teacher {name}: {source} has no processor for text and pictures together")
     return complete(name, AutoModelForImageTextToText, source, **files, **weights), processor
+
+
+def read_tokenizer(source: str, **files: Any) -> Any:
+    """The tokenizer alone, of a folder or an id on the hub.
+
+    Raises:
+        UserError: it does not load.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    from embervlm.teachers.qwen_vl.tokenizer import VOCABULARY, load_tokenizer
+
+    try:
+        own = {key: value for key, value in files.items() if key != "trust_remote_code"}
+        if found := cached_file(source, VOCABULARY, _raise_exceptions_for_missing_entries=False, **own):
+            return load_tokenizer(Path(found).parent)
+        return AutoTokenizer.from_pretrained(source, **files)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the tokenizer of {source} does not load: {lines[0]}; name its folder or hub id with --teacher_tokenizer"
+        ) from error
 
 
 def complete(name: str, kind: Any, source: str, **options: Any) -> Any:

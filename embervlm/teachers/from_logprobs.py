@@ -19,6 +19,10 @@ from embervlm.tokens import lay_over, token_bytes
 
 EXPONENT = 1.7
 """Of the tail's power law, the best of those tried on one teacher; entries need not be many enough to fit one."""
+ESTIMATED_TAIL = f"estimated: known at T = 1, falls as rank^-{EXPONENT}"
+"""What the manifest of such a cache says under `tail`."""
+TAIL_EFFECT = "the log of the tail at T = 2 is off by 0.2 nats with 20 entries (benchmarks/imported_tail.py, SmolLM2)"
+"""What that costs, for a person."""
 ABOVE_ONE = 0.01
 """By how much the probabilities of a token may add up to more than 1: servers round."""
 
@@ -69,7 +73,8 @@ def outputs_from_logprobs(
     tails = estimate_tails(mass, counts, size)
     head = np.exp(top[:, :, None] * BETAS).sum(1)
     hit = top_ids == realised_ids[:, None]
-    first = estimate_tails(mass, counts, size, only=1)[:, 0]
+    # What is not listed is no likelier than what is.
+    first = np.minimum(estimate_tails(mass, counts, size, only=1)[:, 0], np.where(top_ids >= 0, top, 0.0).min(1))
     realised = np.where(hit.any(1), np.where(hit, top, -np.inf).max(1), first)
     if not np.isfinite(realised).all():
         raise UserError(f"token {int(np.argmin(np.isfinite(realised)))} has all its probability on other tokens")

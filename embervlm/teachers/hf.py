@@ -102,8 +102,8 @@ class HFTeacher:
         if room < 1:
             raise UserError(
                 f"record {records[int(lengths.argmax())].id}: its prompt is {int(lengths.max())} tokens long for "
-                f"teacher {self.name}, which reads {self._scorer.max_positions} with the answer; shorten or leave out the "
-                "record"
+                f"teacher {self.name}, which reads {self._scorer.max_positions} with the answer; shorten or "
+                "leave out the record"
             )
         stops = sorted({self.end_of_turn_id, *_as_list(self.model.generation_config.eos_token_id)})
         with torch.inference_mode():

@@ -16,6 +16,7 @@ from rich.table import Table
 from embervlm.console import console
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
+from embervlm.teachers.from_logprobs import TAIL_EFFECT
 from embervlm.teachers.join import join_caches
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.teachers.store import TeacherCache, file_problem, read_manifest
@@ -39,6 +40,8 @@ def run_info(settings: CacheInfoSettings) -> None:
     for key, value in info["settings"].items():
         if value is not None:
             facts.add_row(key, str(value))
+    if "tail" in info["settings"]:
+        facts.add_row("", TAIL_EFFECT)
     totals, whole = info["totals"], info["complete"]
     per_token = f"{totals['bytes_per_token']:.1f} bytes a token, all files but the manifest"
     facts.add_row("in all", f"{totals['records']:,} records, {totals['tokens']:,} tokens, {totals['bytes']:,} bytes")

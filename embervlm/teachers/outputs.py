@@ -163,12 +163,16 @@ class Sampling:
         return replace(self, seeds=[self.seeds[at] for at in chosen])
 
 
+SERVED = "served"
+"""The template in the fingerprint of a teacher that a server renders."""
+
+
 class Teacher(Protocol):
     """Anything that can be distilled from. Scores and answers in its own words; nobody feeds it another model's ids."""
 
     name: str
     tokenizer: Any
-    model: Any
+    model: Any  # None: it is not in this process, and only its largest probabilities can be had
     end_of_turn_id: int
     batch_size: int  # records that it reads at once
 

@@ -14,8 +14,9 @@ from embervlm.console import console
 from embervlm.errors import UserError
 from embervlm.teachers import hub
 from embervlm.teachers.digest import digest_folder
-from embervlm.teachers.families import load_family, weight_options
+from embervlm.teachers.families import load_family, read_tokenizer, weight_options
 from embervlm.teachers.outputs import Teacher
+from embervlm.teachers.served import CONCURRENCY, ServedTeacher, connect
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,33 @@ def load_teacher(
     load_in: str = "dtype",
     offload: bool = False,
     trust_remote_code: bool = False,
+    served_name: str | None = None,
+    tokenizer: str | None = None,
+    concurrency: int = CONCURRENCY,
 ) -> Teacher:
-    """Load a teacher, ready to score.
+    """Load a teacher, or reach one that is served, ready to score.
 
     Args:
+        name_or_path: of the registry, a folder, an id on the hub, or the http(s) address of a server.
         dtype: of the weights, by PyTorch's name; auto: bf16 on an accelerator, fp32 on the CPU.
         load_in: "8bit" or "4bit" quantises the weights while they are read (bitsandbytes); "dtype" does not.
         offload: layers that do not fit on the accelerator stay in main memory.
         trust_remote_code: run Python code from the hub. Off unless the person asks for it.
+        served_name, tokenizer, concurrency: of a served teacher: the model's name, the folder or hub id of its
+            tokenizer, requests in flight.
     """
+    if is_served(name_or_path):
+        if dtype != "auto" or load_in != "dtype" or offload:
+            raise UserError(
+                f"{name_or_path} is a server, which loads its model itself: --teacher_dtype, --teacher_load_in and "
+                "--teacher_offload do not reach it; start it with the like"
+            )
+        return _reach(name_or_path, served_name, tokenizer, concurrency, trust_remote_code)
+    if served_name is not None or tokenizer is not None:
+        raise UserError(
+            "--teacher_name and --teacher_tokenizer are for a teacher that is served: --teacher_model "
+            f"http://host:port/v1. {name_or_path} brings its own"
+        )
     spec = resolve_teacher(name_or_path)
     device = torch.device(device)
     weights = weight_options(device, dtype, load_in, offload)
@@ -117,14 +136,57 @@ def load_teacher(
     return teacher
 
 
-def loading_options(settings: Any) -> dict[str, Any]:
-    """What a command's settings say about loading, as `load_teacher` takes it."""
-    return {
+def loading_options(settings: Any, among: str | None = None) -> dict[str, Any]:
+    """What a command's settings say about loading, as `load_teacher` takes it.
+
+    Args:
+        among: one of several teachers; what only concerns those that are served, or those that are not, is left out.
+    """
+    here = {
         "dtype": settings.teacher_dtype,
         "load_in": settings.teacher_load_in,
         "offload": settings.teacher_offload,
-        "trust_remote_code": settings.trust_remote_code,
     }
+    served = {
+        "served_name": settings.teacher_name,
+        "tokenizer": settings.teacher_tokenizer,
+        "concurrency": settings.teacher_concurrency,
+    }
+    mine = here | served if among is None else served if is_served(among) else here
+    return {"trust_remote_code": settings.trust_remote_code, **mine}
+
+
+def name_in_cache(settings: Any, name: str) -> str:
+    """What a cache's manifest calls a teacher: one that is served by its own name, not its address."""
+    return settings.teacher_name or name if is_served(name) else name
+
+
+def is_served(name: str) -> bool:
+    """Whether a teacher is named by the address of a server."""
+    return name.startswith(("http://", "https://"))
+
+
+def _reach(url: str, name: str | None, tokenizer: str | None, concurrency: int, trust_remote_code: bool) -> Teacher:
+    server, card = connect(url, name)
+    name, root = str(card["id"]), str(card.get("root") or "")
+    sources = [_source(place) for place in ((tokenizer,) if tokenizer else (name, root))]
+    if not any(sources):
+        raise UserError(
+            f"{url} serves {name}, which is neither registered nor a folder nor a hub id here: name the folder or hub "
+            "id of its tokenizer with --teacher_tokenizer"
+        )
+    words = read_tokenizer(next(filter(None, sources)), trust_remote_code=trust_remote_code)
+    weights = f"served as {name}" + (f" from {root}" if root and root != name else "")
+    return ServedTeacher(name, server, words, weights, concurrency)
+
+
+def _source(name: str) -> str | None:
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    try:
+        return resolve_teacher(name).source
+    except UserError:
+        return None
 
 
 def _find(name: str, spec: TeacherSpec) -> tuple[Path | None, bool, str | None]:

@@ -14,7 +14,7 @@ from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
-from embervlm.teachers.registry import load_teacher, loading_options, resolve_teacher
+from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import caches_in, find_cache, parse_teachers, same_teacher, shares
 from embervlm.teachers.store import MANIFEST, TeacherCache, read_manifest
 
@@ -85,7 +85,7 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
         return None
     sources = _find_sources(settings, settings.output_dir / f"stage{stage}/teacher_outputs", prepared)
     for source in sources:
-        if source.cache is None and "://" not in source.name:
+        if source.cache is None and not is_served(source.name):
             resolve_teacher(source.name)  # a wrong name is told before the first of several large models is loaded
     silences = _silences(sources, prepared)
     parts = [_open(source, len(sources) == 1, settings, prepared, processor, device) for source in sources]
@@ -130,7 +130,7 @@ def _find_sources(settings: TrainSettings, beside: Path, prepared: PreparedSet) 
     sources = []
     for name, share in named:
         mine = [cache for cache in caches if same_teacher(_name(cache), name)]
-        found = mine[0] if mine else _beside(beside, name, prepared)
+        found = mine[0] if mine else _beside(beside, name_in_cache(settings, name), prepared)
         source = _Source(share, name, found) if isinstance(found, TeacherCache) else _Source(share, name, None, found)
         sources.append(source)
     return sources
@@ -193,9 +193,12 @@ def _open(
         if not about_val:
             note += " It says nothing about val: no KL is measured during training."
         return cached_teaching(cache, processor.tokenizer, alone), about_val, note
-    teacher = load_teacher(source.name, device, **loading_options(settings))
+    teacher = load_teacher(source.name, device, **loading_options(settings, None if alone else source.name))
     folder = settings.output_dir / f"stage{settings.stages[0]}"
     teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
-    size = sum(parameter.numel() for parameter in teacher.model.parameters())
-    live = f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{source.why_live}."
+    if teacher.model is None:
+        size = f"served at {source.name}, its tail {teaching.tail}"
+    else:
+        size = f"{sum(parameter.numel() for parameter in teacher.model.parameters()) / 1e6:,.1f}M parameters"
+    live = f"Teacher: {teacher.name}, live, {size}{source.why_live}."
     return teaching, True, f"{live} A cache is 3 to 5 times faster."
