@@ -73,6 +73,8 @@ class Flag:
             raise UserError(f"{said} is none; it takes {self.wants()}.")
         if self.many:
             items = value if isinstance(value, list) else [value]
+            if self.type is str:  # `- name: 0.6` in YAML is name:0.6 on the command line
+                items = [word for item in items for word in (_joined(item) if isinstance(item, dict) else [item])]
             if self.type is not Path:  # --benchmarks vqa,okvqa is --benchmarks vqa okvqa
                 items = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
             return tuple(self._convert_one(item, said) for item in items)
@@ -113,6 +115,10 @@ def _flag(item: Field[Any], hint: Any) -> Flag:
     if get_origin(hint) is tuple:
         hint, many = get_args(hint)[0], True
     return Flag(name=item.name, type=hint, many=many, optional=optional, default=item.default, **item.metadata)
+
+
+def _joined(pairs: Mapping[Any, Any]) -> list[str]:
+    return [f"{key}:{value}" for key, value in pairs.items()]
 
 
 def _to(kind: type, value: Any) -> Any:

@@ -87,9 +87,9 @@ class TrainSettings:
     weight_decay: float = option(0.01, "AdamW's weight decay", group=_OPTIM, minimum=0)
     gradient_clip: float = option(1.0, "Largest norm of the gradient; 0 = any", group=_OPTIM, minimum=0)
 
-    teacher_model: str = option(
-        "qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder", group=_DISTILL,
-        key="distillation.teacher_model",
+    teacher_model: tuple[str, ...] = option(
+        ("qwen-vl-chat",), "Teacher: a name of the registry, a hub id or a folder; several: NAME:WEIGHT each",
+        group=_DISTILL, key="distillation.teacher_model",
     )  # fmt: skip
     disable_distillation: bool = option(
         False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, key="!distillation.enabled"
@@ -99,8 +99,8 @@ class TrainSettings:
         "teachers", group=_DISTILL, key="distillation.cached_teacher_outputs",
     )  # fmt: skip
     teacher_weights: tuple[float, ...] | None = option(
-        None, "Share of each cache's teacher; where one says nothing, of the others", group=_DISTILL, minimum=0.001,
-        key="distillation.teacher_weights", shown="equal",
+        None, "Share of each teacher or cache, if it is not behind the name; where one says nothing, of the others",
+        group=_DISTILL, key="distillation.teacher_weights", shown="equal",
     )  # fmt: skip
     distillation_alpha: float = option(
         0.3, "Weight of T^2 KL(teacher || student)", group=_DISTILL, minimum=0, key="distillation.alpha"
@@ -205,8 +205,11 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _layer(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` wins. Whoever gives one of the two loss weights, or lets alpha move, means the other to complement it."""
+    """`above` wins. Whoever gives one of the two loss weights, or lets alpha move, means the other to complement it;
+    whoever names teachers means not the weights of those that were named below."""
     merged = {**below, **above}
+    if "teacher_model" in above and "teacher_weights" not in above:
+        merged["teacher_weights"] = None
     if "sft_weight" not in above and above.keys() & {"distillation_alpha", "alpha_schedule"}:
         merged["sft_weight"] = None
     if "distillation_alpha" not in above and above.get("sft_weight") is not None:
@@ -223,14 +226,23 @@ _FINAL = Path("outputs/stage2/checkpoint-final")
 class CacheSettings:
     """Run the teacher once over the data and keep what it says."""
 
-    teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    teacher_model: tuple[str, ...] = option(
+        ("qwen-vl-chat",), "Teacher: a name of the registry, a hub id or a folder; several: one after the other"
+    )
     dataset_path: Path = option(_STAGE2, "Prepared data set")
     splits: tuple[str, ...] = option(("train", "val"), "Splits to read")
-    output_dir: Path = option(_CACHE, "Folder of the cache; a run that was stopped continues there")
+    output_dir: Path = option(
+        _CACHE,
+        "Folder of the cache, of several teachers with a folder in it for each; a run that was stopped continues",
+    )
     batch_size: int = option(32, "Samples the teacher reads at once", minimum=1)
     top_k: int = option(48, "Most probabilities kept per position", minimum=1, maximum=254)
     min_share: float = option(
         0.0035, "Probabilities below this at T = 2 are left to the tail; 0 keeps top_k", minimum=0, maximum=1
+    )
+    pictures_only: bool = option(
+        False,
+        "Leave out records without a picture, for a teacher that cannot read them; it then needs another beside it",
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     force: bool = option(False, "Go on with a teacher that knows the answers worse than word counts do")
@@ -357,6 +369,10 @@ class DownloadSettings:
     """Fetch a teacher's weights from the hub."""
 
     model: str = option("qwen-vl-chat", "Teacher: a name of the registry or a hub id")
+    revision: str | None = option(
+        None, "Commit, tag or branch of its repository; later commands load it, too", shown="the registry's"
+    )
+    verify: bool = option(True, "Compare files that are there already with the hub's checksums, too")
 
 
 @dataclass(frozen=True)
@@ -367,6 +383,7 @@ class TeacherCheckSettings:
     image: Path | None = option(None, "Picture to show", shown="one that is drawn")
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
+    samples: int = option(300_000, "Samples of the data whose cache is estimated", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     teacher_dtype: str = _dtype()
     teacher_load_in: str = _load_in()

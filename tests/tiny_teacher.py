@@ -55,11 +55,11 @@ def make_tiny_tokenizer(vocabulary: int = 420) -> PreTrainedTokenizerFast:
     )
 
 
-def make_tiny_processor(chat_template: str = CHAT_TEMPLATE) -> LlavaProcessor:
+def make_tiny_processor(chat_template: str = CHAT_TEMPLATE, vocabulary: int = 420) -> LlavaProcessor:
     size = {"height": PIXELS, "width": PIXELS}
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=size),
-        tokenizer=make_tiny_tokenizer(),
+        tokenizer=make_tiny_tokenizer(vocabulary),
         patch_size=PATCH,
         num_additional_image_tokens=1,
         vision_feature_select_strategy="default",
@@ -67,9 +67,9 @@ def make_tiny_processor(chat_template: str = CHAT_TEMPLATE) -> LlavaProcessor:
     )
 
 
-def make_tiny_teacher(folder: Path, seed: int = 0) -> Path:
+def make_tiny_teacher(folder: Path, seed: int = 0, vocabulary: int = 420) -> Path:
     """Save model, processor and template to `folder`, as `embervlm.teachers.registry.load_teacher` reads them."""
-    processor = make_tiny_processor()
+    processor = make_tiny_processor(vocabulary=vocabulary)
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(
         hidden_size=16,

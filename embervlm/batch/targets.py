@@ -6,17 +6,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embervlm.batch.encode import Encoded
 from embervlm.batch.memo import TARGET_BYTES, Memo
 from embervlm.data.record import Record
 from embervlm.distill.project import respond
-from embervlm.distill.targets import ResponseTargets, TokenMap
+from embervlm.distill.targets import NONE, ResponseTargets, TokenMap
 from embervlm.distill.variants import TARGETS
 from embervlm.errors import UserError
-from embervlm.teachers.outputs import TeacherOutputs
+from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
 
 LookUp = Callable[[Sequence[Record]], Sequence[Sequence[TeacherOutputs]]]
-"""For each record what the teacher said about its assistant turns."""
+"""For each record what the teacher said about its assistant turns, or `SILENT`."""
+
+SILENT: Sequence[TeacherOutputs] = ()
+"""One of several teachers says nothing about a record."""
 
 
 class TeacherTargets:
@@ -46,7 +51,10 @@ class TeacherTargets:
         return TeacherTargets(self._look_up, self._token_map, self._tokenizer, targets)
 
     def __call__(self, records: Sequence[Record], encoded: Sequence[Encoded]) -> list[list[ResponseTargets]]:
-        """For each record one ResponseTargets per entry of `Encoded.responses`, cut like the row is cut."""
+        """For each record one ResponseTargets per entry of `Encoded.responses`, cut like the row is cut.
+
+        Where the teacher says nothing about a record, no position of it has a target.
+        """
         found = [self._kept.get(record.id) for record in records]
         missing = [index for index, targets in enumerate(found) if targets is None]
         if missing:
@@ -56,7 +64,8 @@ class TeacherTargets:
         cut = []
         for row, targets in zip(encoded, found, strict=True):
             assert targets is not None
-            cut.append([_first(targets[reply.turn], reply.kept(len(row.input_ids))) for reply in row.responses])
+            kept = [(reply.turn, reply.kept(len(row.input_ids))) for reply in row.responses]
+            cut.append([_first(targets[turn], count) if targets else _silence(count) for turn, count in kept])
         return cut
 
     def _ask(self, records: Sequence[Record]) -> list[tuple[ResponseTargets, ...]]:
@@ -64,6 +73,9 @@ class TeacherTargets:
         said: list[TeacherOutputs] = []
         counts = []
         for record, outputs in zip(records, self._look_up(records), strict=True):
+            if outputs is SILENT:
+                counts.append(0)
+                continue
             answers = [answer for _, answer in record.turns()]
             if [output.turn for output in outputs] != list(range(len(answers))):
                 raise UserError(
@@ -78,19 +90,24 @@ class TeacherTargets:
         return [tuple(next(projected) for _ in range(count)) for count in counts]
 
 
-def from_cache(cache: Any, folder: Path) -> LookUp:
-    """A LookUp into a `TeacherCache`. A record that is not there is an error: training never goes on without it."""
+def from_cache(cache: Any, folder: Path, alone: bool = True) -> LookUp:
+    """A LookUp into a `TeacherCache`.
+
+    Args:
+        alone: a record that is not there is an error: training never goes on without a teacher. One of several
+            teachers may say nothing about it.
+    """
 
     def look_up(records: Sequence[Record]) -> list[Sequence[TeacherOutputs]]:
         found = []
         for record in records:
             outputs = cache.get(record.id)
-            if outputs is None:
+            if outputs is None and alone:
                 raise UserError(
                     f"The teacher cache {folder} has nothing about record {record.id}: it was made for other data or "
                     "not to its end. Run cache_teacher_outputs.py again on this data (it continues where it stopped)."
                 )
-            found.append(outputs)
+            found.append(SILENT if outputs is None else outputs)
         return found
 
     return look_up
@@ -99,6 +116,16 @@ def from_cache(cache: Any, folder: Path) -> LookUp:
 def from_teacher(teacher: Any, image_root: Path, top_k: int) -> LookUp:
     """A LookUp that asks a live teacher."""
     return lambda records: teacher.score(list(records), image_root, top_k)
+
+
+def _silence(count: int) -> ResponseTargets:
+    """So many positions without a target."""
+    return ResponseTargets(
+        np.full(count, NONE, dtype=np.int8),
+        np.empty((count, 0), dtype=np.int32),
+        np.empty((count, 0), dtype=np.float32),
+        np.full((count, len(TEMPERATURE_GRID)), -np.inf, dtype=np.float32),
+    )
 
 
 def _first(targets: ResponseTargets, count: int) -> ResponseTargets:

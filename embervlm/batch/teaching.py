@@ -26,13 +26,17 @@ class Teaching:
     live: bool  # a model in this process
 
 
-def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
-    """From an opened `TeacherCache`; the spellings of its tokens are kept in the cache's folder."""
+def cached_teaching(cache: Any, student_tokenizer: Any, alone: bool = True) -> Teaching:
+    """From an opened `TeacherCache`; the spellings of its tokens are kept in the cache's folder.
+
+    Args:
+        alone: a record that is not in the cache is an error; beside other teachers it is not.
+    """
     words = cache.token_bytes()
     token_map = build_token_map(
         words, cache.tokenizer_fingerprint, cache.end_of_turn_id, student_tokenizer, cache.folder
     )
-    outputs = from_cache(cache, cache.folder)
+    outputs = from_cache(cache, cache.folder, alone)
     return Teaching(
         name=cache.info["teacher"]["name"],
         targets=TeacherTargets(outputs, token_map, student_tokenizer),

@@ -50,9 +50,30 @@ class PreparedSet:
             self.records(split)  # says what is missing
         return hashlib.sha256(self.path(split).read_bytes()).hexdigest()[:16]
 
+    @property
+    def part(self) -> str | None:
+        """Which of the records these are; None: all."""
+        return None
+
+    def with_pictures(self) -> PreparedSet:
+        """The records that have a picture, under the fingerprints of the whole set."""
+        return _WithPictures(self.folder, self.image_root, self.info)
+
     @cached_property
     def _read(self) -> dict[str, list[Record]]:
         return {}
+
+
+class _WithPictures(PreparedSet):
+    @property
+    def part(self) -> str:
+        return "pictures"
+
+    def records(self, split: str) -> list[Record]:
+        kept = [record for record in super().records(split) if record.image is not None]
+        if not kept:
+            raise UserError(f"no record of the split {split!r} of {self.folder} has a picture")
+        return kept
 
 
 def open_prepared(folder: str | Path) -> PreparedSet:

@@ -201,7 +201,9 @@ def with_looks(
 def _settings(result: EvalResult) -> dict[str, Any]:
     """How the student was trained, from its checkpoint, and how it was asked."""
     trained = _trained(result)
-    shown = {name: trained["settings"][name] for name in TOLD if trained.get("settings", {}).get(name) is not None}
+    settings = trained.get("settings", {})
+    shown = {name: settings[name] for name in TOLD if settings.get(name) is not None}
+    shown |= {name: ", ".join(map(str, value)) for name, value in shown.items() if isinstance(value, list)}
     most = result.settings.get("max_samples")
     return shown | ({} if most is None else {"questions of each benchmark": most})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embervlm import tokens
@@ -20,7 +22,8 @@ from embervlm.device import pick_device
 from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
-from embervlm.teachers.registry import load_teacher, loading_options
+from embervlm.teachers.registry import load_teacher, loading_options, resolve_teacher
+from embervlm.teachers.several import cache_home, parse_teachers
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheSummary", "CacheWriter", "TeacherCache", "build_cache", "run_cache"]
 
+_CHUNK = 4
+"""Batches that are given to the teacher together, for it to sort; the bar moves when they are done."""
 _SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
 
 
@@ -75,7 +80,7 @@ def build_cache(
     Args:
         folder: made if need be; a cache of another teacher, data or setting is refused.
         top_k: entries kept per token at most.
-        batch_size: records that the teacher is given at a time.
+        batch_size: records that the teacher reads at once.
         min_share: entries below this probability at T = 2 are left to the tail.
         shard_records: records per file; what a killed run loses at most, in each process.
         processes: who else builds this cache at the same time. The first shard, whose words order the ids of all, is
@@ -85,8 +90,9 @@ def build_cache(
     progress = progress and first
     data = {split: prepared.fingerprint(split) for split in splits}
     plan = plan_shards({split: prepared.records(split) for split in splits}, shard_records)
-    settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records}
+    settings = {"top_k": top_k, "min_share": min_share, "shard_records": shard_records, "part": prepared.part}
     vocabulary = tokens.token_bytes(teacher.tokenizer)
+    teacher.batch_size = batch_size
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
     writer = CacheWriter(*about) if first else None
     names = processes.share([shard.name for shard in plan if writer and not writer.has(shard.name)])
@@ -122,26 +128,43 @@ def build_cache(
 
 
 def run_cache(settings: CacheSettings) -> None:
-    """`embervlm cache build`: let the teacher read the prepared set once and keep what it says."""
+    """`embervlm cache build`: let each teacher read the prepared set once and keep what it says."""
     prepared = open_prepared(settings.dataset_path)
+    if settings.pictures_only:
+        prepared = prepared.with_pictures()
     for split in settings.splits:  # complain about the data before a large model is loaded
         prepared.records(split)
+    names = [name for name, _ in parse_teachers(settings.teacher_model)]
+    for name in names[1:]:  # and about a wrong name before the first of several is
+        if "://" not in name:
+            resolve_teacher(name)
     device = pick_device(own_device(settings.device))
     with start_processes() as processes:
-        teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
-        begun = (settings.output_dir / MANIFEST).is_file()
-        if processes.rank == 0 and not begun and not settings.force:
-            check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)
-        build_cache(
-            teacher,
-            prepared,
-            settings.splits,
-            settings.output_dir,
-            top_k=settings.top_k,
-            batch_size=settings.batch_size,
-            min_share=settings.min_share,
-            processes=processes,
-        )
+        folders = processes.share([cache_home(settings.output_dir, name, len(names) > 1) for name in names])
+        for name, folder in zip(names, folders, strict=True):
+            _build_one(settings, prepared, name, folder, device, processes)
+            gc.collect()  # the weights of this teacher, before those of the next come
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _build_one(
+    settings: CacheSettings, prepared: PreparedSet, name: str, folder: Path, device: torch.device, processes: Processes
+) -> None:
+    teacher = load_teacher(name, device, **loading_options(settings))
+    begun = (folder / MANIFEST).is_file()
+    if processes.rank == 0 and not begun and not settings.force:
+        check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)
+    build_cache(
+        teacher,
+        prepared,
+        settings.splits,
+        folder,
+        top_k=settings.top_k,
+        batch_size=settings.batch_size,
+        min_share=settings.min_share,
+        processes=processes,
+    )
 
 
 @contextmanager
@@ -178,7 +201,7 @@ def _add(
     """Score one shard and write it."""
     settings = writer.manifest["settings"]
     scored: dict[str, list[TeacherOutputs]] = {}
-    for batch in _batches(shard.records, batch_size):
+    for batch in _chunks(shard.records, _CHUNK * batch_size):
         outputs = teacher.score(batch, image_root, settings["top_k"])
         for record, turns in zip(batch, outputs, strict=True):
             scored[record.id] = [keep_likely(turn, settings["min_share"]) for turn in turns]
@@ -196,6 +219,7 @@ def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Sh
             source = str(record.metadata.get("source", "other"))
             by_source.setdefault(_SHARD_NAMES.get(source, re.sub(r"\W+", "_", source) or "other"), []).append(record)
         for source, group in by_source.items():
+            group = _by_picture(group)
             for start in range(0, len(group), shard_records):
                 number = numbers[source] = numbers.get(source, -1) + 1
                 name = f"{source}_batch_{number}.safetensors"
@@ -203,7 +227,21 @@ def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Sh
     return plan
 
 
-def _batches(records: list[Record], size: int) -> list[list[Record]]:
-    """Records of like length together, so that little is padded."""
-    by_length = sorted(records, key=lambda r: (r.image is None, sum(len(a) + len(b) for a, b in r.turns()), r.id))
-    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
+def _by_picture(records: list[Record]) -> list[Record]:
+    """Questions about one picture one after the other, pictures in order of first appearance."""
+    places: dict[str, int] = {}
+    for number, record in enumerate(records):
+        places.setdefault(record.image or record.id, number)
+    return sorted(records, key=lambda record: places[record.image or record.id])
+
+
+def _chunks(records: list[Record], size: int) -> Iterator[list[Record]]:
+    """At least so many records each, those of one picture in one chunk; the teacher sorts and batches inside."""
+    chunk: list[Record] = []
+    for record in records:
+        if len(chunk) >= size and (record.image is None or record.image != chunk[-1].image):
+            yield chunk
+            chunk = []
+        chunk.append(record)
+    if chunk:
+        yield chunk

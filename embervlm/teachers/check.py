@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from embervlm.settings import TeacherCheckSettings
 
 SHOWN = 5
-SAMPLES, TOKENS_A_SAMPLE = 300_000, 31
+TOKENS_A_SAMPLE = 31
 """The guide's data: 23 words a response, 1.3 tokens a word, and the end of the turn."""
 
 
@@ -64,6 +64,8 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     weight = expected_bytes(entries)
     facts = Table.grid(padding=(0, 3, 0, 0))
     facts.add_row("teacher", f"{settings.model}: {parameters / 1e6:,.1f}M parameters, {dtype} on {device}")
+    if (commit := getattr(teacher, "revision", None)) is not None:
+        facts.add_row("commit", commit)
     facts.add_row("loaded in", f"{loaded:.1f} s")
     facts.add_row("question", escape(settings.prompt))
     facts.add_row("answer", f"[bold]{escape(heard.answer) or '(nothing)'}[/]")
@@ -72,8 +74,9 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     facts.add_row("agreement", f"{heard.agreement:.0%} of the answer's tokens are the likeliest when scored")
     facts.add_row(
         "a cache",
-        f"of {SAMPLES:,} samples of {TOKENS_A_SAMPLE} tokens weighs about "
-        f"{weight * SAMPLES * TOKENS_A_SAMPLE / 1e9:.2f} GB ({weight:.0f} bytes a token, {entries:.1f} entries)",
+        f"of {settings.samples:,} samples of {TOKENS_A_SAMPLE} tokens weighs about "
+        f"{weight * settings.samples * TOKENS_A_SAMPLE / 1e9:.2f} GB "
+        f"({weight:.0f} bytes a token, {entries:.1f} entries)",
     )
     console.print(facts)
     table = token_bytes(teacher.tokenizer)

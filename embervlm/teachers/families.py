@@ -26,7 +26,7 @@ def load_family(name: str, source: str, files: dict[str, Any], weights: dict[str
 
     Args:
         source: a folder, or an id on the hub.
-        files: keywords of every `from_pretrained`: trust_remote_code, local_files_only.
+        files: keywords of every `from_pretrained`: trust_remote_code, local_files_only, revision.
         weights: `weight_options`, keywords of the model's `from_pretrained` only.
 
     Raises:

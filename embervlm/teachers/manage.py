@@ -37,7 +37,8 @@ def run_info(settings: CacheInfoSettings) -> None:
     for split, value in info["data"].items():
         facts.add_row(f"data {split}", str(value))
     for key, value in info["settings"].items():
-        facts.add_row(key, str(value))
+        if value is not None:
+            facts.add_row(key, str(value))
     totals, whole = info["totals"], info["complete"]
     per_token = f"{totals['bytes_per_token']:.1f} bytes a token, all files but the manifest"
     facts.add_row("in all", f"{totals['records']:,} records, {totals['tokens']:,} tokens, {totals['bytes']:,} bytes")

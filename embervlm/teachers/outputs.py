@@ -170,6 +170,7 @@ class Teacher(Protocol):
     tokenizer: Any
     model: Any
     end_of_turn_id: int
+    batch_size: int  # records that it reads at once
 
     def score(self, records: list[Record], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
         """For each record, one TeacherOutputs per assistant turn."""

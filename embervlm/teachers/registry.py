@@ -12,8 +12,9 @@ import torch
 
 from embervlm.console import console
 from embervlm.errors import UserError
+from embervlm.teachers import hub
+from embervlm.teachers.digest import digest_folder
 from embervlm.teachers.families import load_family, weight_options
-from embervlm.teachers.hf import digest_folder
 from embervlm.teachers.outputs import Teacher
 
 
@@ -23,18 +24,39 @@ class TeacherSpec:
 
     source: str
     note: str = ""
+    revision: str | None = None  # a commit of the hub
 
 
 TEACHERS: dict[str, TeacherSpec] = {
     "toy-llava": TeacherSpec(str(Path(__file__).parent / "toy_llava"), note="knows the embedded world only"),
-    "qwen-vl-chat": TeacherSpec("Qwen/Qwen-VL-Chat", note="9.7B, run natively"),
-    "qwen-vl-base": TeacherSpec("Qwen/Qwen-VL", note="9.7B, run natively; not tuned to follow instructions"),
-    "llava-1.5-7b": TeacherSpec("llava-hf/llava-1.5-7b-hf", note="7B; the hub's copy in transformers' format"),
-    "instructblip": TeacherSpec("Salesforce/instructblip-vicuna-7b", note="7.9B; every record needs a picture"),
-    "qwen2.5-vl-3b": TeacherSpec("Qwen/Qwen2.5-VL-3B-Instruct", note="3B"),
-    "qwen3-vl-2b": TeacherSpec("Qwen/Qwen3-VL-2B-Instruct", note="2B"),
-    "smolvlm-256m": TeacherSpec("HuggingFaceTB/SmolVLM-256M-Instruct", note="256M, runs on a laptop"),
+    "qwen-vl-chat": TeacherSpec("Qwen/Qwen-VL-Chat", "9.7B, run natively", "f57cfbd358cb56b710d963669ad1bcfb44cdcdd8"),
+    "qwen-vl-base": TeacherSpec(
+        "Qwen/Qwen-VL",
+        "9.7B, run natively; not tuned to follow instructions",
+        "0547ed36a86561e2e42fecec8fd0c4f6953e33c4",
+    ),
+    "llava-1.5-7b": TeacherSpec(
+        "llava-hf/llava-1.5-7b-hf",
+        "7B; the hub's copy in transformers' format",
+        "b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
+    ),
+    "instructblip": TeacherSpec(
+        "Salesforce/instructblip-vicuna-7b",
+        "7.9B; every record needs a picture",
+        "19103d0c5b5263c8a7891012e08573439fb6607f",
+    ),
+    "qwen2.5-vl-3b": TeacherSpec("Qwen/Qwen2.5-VL-3B-Instruct", "3B", "66285546d2b821cf421d4f5eb2576359d3770cd3"),
+    "qwen3-vl-2b": TeacherSpec("Qwen/Qwen3-VL-2B-Instruct", "2B", "89644892e4d85e24eaac8bacfd4f463576704203"),
+    "smolvlm-256m": TeacherSpec(
+        "HuggingFaceTB/SmolVLM-256M-Instruct",
+        "256M, runs on a laptop",
+        "7e3e67edbbed1bf9888184d9df282b700a323964",
+    ),
 }
+"""The commits are those at which public code loads these repositories: Qwen-VL-Chat in open-compass/GTA
+(agentlego/benchmark.py), Qwen-VL in huggingface/transformers (tests/models/auto/test_tokenization_auto.py), the others
+in three or more unrelated repositories each, LLaVA's with the checksums of its shards, InstructBLIP's with its count of
+7,913,726,720 parameters."""
 
 REDIRECTED = {"liuhaotian/llava-v1.5-7b": "llava-1.5-7b"}
 """Ids that transformers cannot read -> the registered teacher with the same weights."""
@@ -86,10 +108,12 @@ def load_teacher(
     spec = resolve_teacher(name_or_path)
     device = torch.device(device)
     weights = weight_options(device, dtype, load_in, offload)
-    folder, offline = _find(name_or_path, spec.source)
-    files = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
+    folder, offline, revision = _find(name_or_path, spec)
+    files = {"trust_remote_code": trust_remote_code, "local_files_only": offline, "revision": revision}
     teacher = load_family(name_or_path, spec.source, files, weights)
-    teacher.weights = digest_folder(folder or _cached(spec.source))
+    teacher.weights, teacher.revision = digest_folder(folder or _cached(spec.source, revision)), revision
+    if revision is not None and spec.revision is None:
+        hub.remember(spec.source, revision)
     return teacher
 
 
@@ -103,35 +127,46 @@ def loading_options(settings: Any) -> dict[str, Any]:
     }
 
 
-def _find(name: str, source: str) -> tuple[Path | None, bool]:
-    """The folder of a local teacher, or None for the hub; and whether only the hub's cache can be read."""
+def _find(name: str, spec: TeacherSpec) -> tuple[Path | None, bool, str | None]:
+    """The folder of a local teacher, or None for the hub; whether only the hub's cache can be read; the commit."""
+    source = spec.source
     if Path(source).is_absolute() or Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise UserError(f"teacher {name}: {source} has no config.json; the installation is not complete")
-        return Path(source), True
+        return Path(source), True, None
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
+    revision = hub.revision_of(source, spec.revision)
     try:
-        huggingface_hub.HfApi().model_info(source, timeout=10)
-        return None, False
+        info = huggingface_hub.HfApi().model_info(source, revision=revision, timeout=10)
+        return None, False, revision or info.sha  # all files of one commit
     except Exception as error:  # the hub's client has had three HTTP libraries, each with its own exceptions
-        if isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json"), str):
-            return None, True
-        if isinstance(error, HfHubHTTPError) and error.response is not None:
+        if isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json", revision=revision), str):
+            return None, True, revision
+        if isinstance(error, RevisionNotFoundError):
+            why = f"the hub has no revision {revision} of it; download it with --revision main"
+        elif isinstance(error, HfHubHTTPError) and error.response is not None:
             why = f"the hub answers {error.response.status_code}: the id is wrong, or access must be asked for"
         else:
-            why = f"the hub cannot be reached ({type(error).__name__}) and nothing is in the cache"
+            why = f"the hub cannot be reached ({type(error).__name__}) and {_others_in_cache(source, revision)}"
         raise UserError(
             f"teacher {name}: {source} cannot be loaded, {why}; run scripts/download_teacher.py --model {name} where "
             "there is a network, pass a local folder, or use --teacher_model toy-llava, which is part of the package"
         ) from None
 
 
-def _cached(source: str) -> Path:
+def _others_in_cache(source: str, revision: str | None) -> str:
+    there = sorted(path.parent for path in hub.storage(source).glob("snapshots/*/config.json"))
+    if revision is None or not there:
+        return "nothing is in the cache"
+    return f"the cache has not its revision {revision[:12]}, but another (to use it, pass {there[-1]})"
+
+
+def _cached(source: str, revision: str | None) -> Path:
     import huggingface_hub
 
-    config = huggingface_hub.try_to_load_from_cache(source, "config.json")
+    config = huggingface_hub.try_to_load_from_cache(source, "config.json", revision=revision)
     if not isinstance(config, str):
         raise UserError(f"teacher {source} was loaded, but its files are not in the hub's cache")
     return Path(config).parent

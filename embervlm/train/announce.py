@@ -76,8 +76,8 @@ def show_example(train_set: RecordDataset, lesson: Lesson | None) -> Panel:
     if lesson is not None:
         records = [sample.record for sample in looked]
         all_targets = lesson.targets(records, [sample.encoded for sample in looked])
-        targets = all_targets[looked.index(best)]
-        outputs = lesson.outputs([best.record])[0]
+        outputs = lesson.outputs([best.record])[0] or None  # the first of several may say nothing about it
+        targets = outputs and all_targets[looked.index(best)]
         counted = count_kinds([answer for answers in all_targets for answer in answers])
         shares = f"\nfirst {len(looked)} records: {counted}"
     view = view_example(best.encoded, train_set.processor.tokenizer, outputs, targets)

@@ -184,7 +184,7 @@ def build_trainer(
     """The loop with everything in it."""
     (stage,) = settings.stages
     # A live teacher speaks where the batches are made, and it can only be in this process.
-    arguments.dataloader_num_workers = 0 if lesson and lesson.teaching.live else settings.dataloader_workers
+    arguments.dataloader_num_workers = 0 if lesson and lesson.live else settings.dataloader_workers
     arguments.dataloader_persistent_workers = arguments.dataloader_num_workers > 0
     assert model.processor is not None
     about_val = lesson.targets if lesson and lesson.about_val else None

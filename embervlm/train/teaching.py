@@ -1,4 +1,4 @@
-"""Which teacher a run has: a cache, a live one, or none. A teacher that was asked for and is not there is an error."""
+"""Which teachers a run has: caches, live ones, or none. A teacher that was asked for and is not there is an error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
-from embervlm.teachers.registry import load_teacher, loading_options
-from embervlm.teachers.store import MANIFEST, TeacherCache
+from embervlm.teachers.registry import load_teacher, loading_options, resolve_teacher
+from embervlm.teachers.several import caches_in, find_cache, parse_teachers, same_teacher, shares
+from embervlm.teachers.store import MANIFEST, TeacherCache, read_manifest
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,31 @@ class Lesson:
         return tuple(found)
 
     @property
+    def live(self) -> bool:
+        """Whether any of the teachers is a model in this process."""
+        return self.teaching.live or any(teaching.live for _, teaching in self.others)
+
+    @property
     def outputs(self) -> LookUp:
         return self.teaching.outputs
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where one teacher comes from: its cache, or the model itself, and then why not from a cache."""
+
+    weight: float
+    name: str
+    cache: TeacherCache | None = None
+    why_live: str = ""
+
+
 def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any, device: torch.device) -> Lesson | None:
-    """None in Stage 1, with `disable_distillation`, and where alpha is 0 throughout."""
+    """None in Stage 1, with `disable_distillation`, and where alpha is 0 throughout.
+
+    A teacher that is named is taken from its cache beside the run, or from those that are given; without one it is
+    loaded. A single name gives way to caches that are given.
+    """
     (stage,) = settings.stages
     if settings.distillation_targets == "uld" and settings.distillation_loss != "uld":
         raise UserError(
@@ -63,61 +83,119 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
     never = settings.alpha_schedule == "constant" and settings.distillation_alpha == 0
     if stage == 1 or settings.disable_distillation or never:
         return None
-    if settings.use_cached_teacher_outputs is not None:
-        return _from_caches(settings, settings.use_cached_teacher_outputs, prepared, processor)
-    if settings.teacher_weights is not None:
-        raise UserError(
-            "--teacher_weights are the shares of several caches; name them: --use_cached_teacher_outputs A B"
+    sources = _find_sources(settings, settings.output_dir / f"stage{stage}/teacher_outputs", prepared)
+    for source in sources:
+        if source.cache is None and "://" not in source.name:
+            resolve_teacher(source.name)  # a wrong name is told before the first of several large models is loaded
+    silences = _silences(sources, prepared)
+    parts = [_open(source, len(sources) == 1, settings, prepared, processor, device) for source in sources]
+    (first, about_val, note), *others = parts
+    if others:
+        notes = (
+            f"{source.weight:.0%} {note}{silence}"
+            for source, (_, _, note), silence in zip(sources, parts, silences, strict=True)
         )
-    folder = settings.output_dir / f"stage{stage}"
-    cache_or_why = _beside(folder / "teacher_outputs", settings.teacher_model, prepared)
-    if isinstance(cache_or_why, TeacherCache):
-        return _from_cache(cache_or_why, prepared, processor, settings.distillation_targets)
-    teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
-    teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
-    size = sum(parameter.numel() for parameter in teacher.model.parameters())
-    note = (
-        f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{cache_or_why}. A cache is 3 to 5 times faster."
-    )
-    return Lesson(teaching, True, note, settings.distillation_targets)
+        note = "\n".join(notes)
+    rest = tuple((source.weight, teaching) for source, (teaching, _, _) in zip(sources[1:], others, strict=True))
+    return Lesson(first, about_val, note, settings.distillation_targets, rest, sources[0].weight)
 
 
-def _from_caches(settings: TrainSettings, folders: Sequence[Path], prepared: PreparedSet, processor: Any) -> Lesson:
-    weights = settings.teacher_weights or (1 / len(folders),) * len(folders)
-    if len(weights) != len(folders):
+def _find_sources(settings: TrainSettings, beside: Path, prepared: PreparedSet) -> list[_Source]:
+    """Every teacher with its share, from the caches that are given or by name."""
+    weights = settings.teacher_weights
+    given = settings.use_cached_teacher_outputs
+    caches = [_checked(folder, prepared) for place in given or () for folder in caches_in(place)]
+    many = not isinstance(settings.teacher_model, str) and len(settings.teacher_model) > 1
+    if given is not None and not many:
+        if weights is not None and len(caches) > len(given):
+            raise UserError(
+                f"{', '.join(map(str, given))} holds {len(caches)} caches, and --teacher_weights does not say which "
+                "number is whose: pass --teacher_model with NAME:WEIGHT for each."
+            )
+        # Two caches of one teacher (other prompts, other weights) may stand beside each other: names are not looked at.
+        each = shares([str(cache.folder) for cache in caches], weights, "caches")
+        return [_Source(share, _name(cache), cache) for share, cache in zip(each, caches, strict=True)]
+    if weights is not None and not many:
         raise UserError(
-            f"--teacher_weights has {len(weights)} numbers for {len(folders)} caches; it takes one for each."
+            "--teacher_weights are the shares of several teachers; name them: --teacher_model A:0.6 B:0.4, or "
+            "--use_cached_teacher_outputs A B"
         )
-    lessons = []
-    for folder in folders:
-        cache = TeacherCache(folder)
-        cache.require(data={"train": prepared.fingerprint("train")})
-        lessons.append(_from_cache(cache, prepared, processor, settings.distillation_targets))
-    first, *others = lessons
-    if not others:
-        return first
-    shares = [weight / sum(weights) for weight in weights]
-    note = "\n".join(f"{share:.0%} {lesson.note}" for share, lesson in zip(shares, lessons, strict=True))
-    rest = tuple((share, lesson.teaching) for share, lesson in zip(shares[1:], others, strict=True))
-    return Lesson(first.teaching, first.about_val, note, settings.distillation_targets, rest, shares[0])
+    named = parse_teachers(settings.teacher_model, weights)
+    for cache in caches:
+        if not any(same_teacher(_name(cache), name) for name, _ in named):
+            raise UserError(
+                f"{cache.folder} is about teacher {_name(cache)}, which --teacher_model does not name "
+                f"({', '.join(name for name, _ in named)}); name it, or leave the cache out."
+            )
+    sources = []
+    for name, share in named:
+        mine = [cache for cache in caches if same_teacher(_name(cache), name)]
+        found = mine[0] if mine else _beside(beside, name, prepared)
+        source = _Source(share, name, found) if isinstance(found, TeacherCache) else _Source(share, name, None, found)
+        sources.append(source)
+    return sources
+
+
+def _checked(folder: Path, prepared: PreparedSet) -> TeacherCache:
+    cache = TeacherCache(folder)
+    cache.require(data={"train": prepared.fingerprint("train")})
+    return cache
+
+
+def _name(cache: TeacherCache) -> str:
+    return str(cache.info["teacher"]["name"])
 
 
 def _beside(folder: Path, teacher: str, prepared: PreparedSet) -> TeacherCache | str:
     """The cache that lies where caches lie, if it is about this teacher and data; else why it is not used."""
-    if not (folder / MANIFEST).is_file():
-        return ""
     try:
-        cache = TeacherCache(folder)
-        cache.require(data={"train": prepared.fingerprint("train")})
+        place = find_cache(folder, teacher)
+        if place is not None:
+            return _checked(place, prepared)
+        others = [_name_at(place) for place in caches_in(folder) if (place / MANIFEST).is_file()]
     except UserError as problem:
         return f" (not used: {problem})"
-    name = cache.info["teacher"]["name"]
-    return cache if name == teacher else f" ({folder} is about teacher {name} and is not used)"
+    return f" ({folder} is about teacher {', '.join(others)} and is not used)" if others else ""
 
 
-def _from_cache(cache: TeacherCache, prepared: PreparedSet, processor: Any, targets: str) -> Lesson:
-    about_val = cache.info["data"].get("val") == prepared.fingerprint("val")
-    note = f"Teacher: {cache.info['teacher']['name']}, from {cache.folder} ({len(cache):,} records)."
-    if not about_val:
-        note += " It says nothing about val: no KL is measured during training."
-    return Lesson(cached_teaching(cache, processor.tokenizer), about_val, note, targets)
+def _name_at(folder: Path) -> str:
+    return str(read_manifest(folder)["teacher"]["name"])
+
+
+def _silences(sources: Sequence[_Source], prepared: PreparedSet) -> list[str]:
+    """Of each of several teachers, about how many records it says nothing. UserError where nobody says anything."""
+    if len(sources) == 1:
+        return [""]
+    records = [record.id for record in prepared.records("train")]
+    silent = [set() if s.cache is None else {name for name in records if name not in s.cache} for s in sources]
+    if nobody := set.intersection(*silent):
+        first = next(name for name in records if name in nobody)
+        raise UserError(
+            f"None of the {len(sources)} teachers says anything about {len(nobody):,} records of train, {first} is the "
+            "first. Build the caches again on this data, or leave these records out."
+        )
+    return [
+        f" It says nothing about {len(missing):,} of {len(records):,} records: there the others take its share."
+        if missing
+        else ""
+        for missing in silent
+    ]
+
+
+def _open(
+    source: _Source, alone: bool, settings: TrainSettings, prepared: PreparedSet, processor: Any, device: torch.device
+) -> tuple[Teaching, bool, str]:
+    """One teacher at work, whether it can speak about val, and what people are told of it."""
+    cache = source.cache
+    if cache is not None:
+        about_val = cache.info["data"].get("val") == prepared.fingerprint("val")
+        note = f"Teacher: {_name(cache)}, from {cache.folder} ({len(cache):,} records)."
+        if not about_val:
+            note += " It says nothing about val: no KL is measured during training."
+        return cached_teaching(cache, processor.tokenizer, alone), about_val, note
+    teacher = load_teacher(source.name, device, **loading_options(settings))
+    folder = settings.output_dir / f"stage{settings.stages[0]}"
+    teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
+    size = sum(parameter.numel() for parameter in teacher.model.parameters())
+    live = f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{source.why_live}."
+    return teaching, True, f"{live} A cache is 3 to 5 times faster."

@@ -12,7 +12,7 @@ from PIL import Image
 
 from embervlm.data.record import Record
 from embervlm.errors import UserError
-from embervlm.teachers import hf
+from embervlm.teachers import passes, read_out
 from embervlm.teachers.hf import HFTeacher
 from embervlm.teachers.outputs import TEMPERATURE_GRID, Sampling
 from embervlm.teachers.registry import load_teacher
@@ -95,8 +95,8 @@ def test_a_batch_scores_as_one_by_one(teacher: HFTeacher, root: Path):
 
 def test_small_passes_and_blocks_change_nothing(teacher: HFTeacher, root: Path, monkeypatch):
     together = teacher.score(RECORDS, root, top_k=5)
-    monkeypatch.setattr(hf, "LOGITS_AT_ONCE", len(teacher.tokenizer) * 12)
-    monkeypatch.setattr(hf, "POSITIONS_AT_ONCE", 3)
+    monkeypatch.setattr(passes, "LOGITS_AT_ONCE", len(teacher.tokenizer) * 12)
+    monkeypatch.setattr(read_out, "POSITIONS_AT_ONCE", 3)
     for turns, again in zip(together, teacher.score(RECORDS, root, top_k=5), strict=True):
         for a, b in zip(turns, again, strict=True):
             np.testing.assert_allclose(a.realised_logprobs, b.realised_logprobs, atol=1e-4)
@@ -190,6 +190,16 @@ def test_too_long_a_conversation_is_refused(teacher: HFTeacher, root: Path):
         teacher.score([Record(id="long", image="0.png", instruction="?", response="red " * 300)], root, top_k=2)
 
 
+def test_a_processor_that_cuts_the_conversation_is_refused(root: Path, monkeypatch):
+    teacher = load_teacher(str(root))
+    plain = teacher._inputs
+    monkeypatch.setattr(
+        teacher, "_inputs", lambda *args, **kw: {key: value[:, :-2] for key, value in plain(*args, **kw).items()}
+    )
+    with pytest.raises(UserError, match="record short: .*its answers cannot be located"):
+        teacher.score(RECORDS[:1], root, top_k=2)
+
+
 def test_a_missing_picture_is_refused(teacher: HFTeacher, root: Path):
     with pytest.raises(UserError, match="absent.png"):
         teacher.score([replace(RECORDS[0], image="absent.png")], root, top_k=2)
@@ -214,30 +224,3 @@ def test_a_template_that_does_not_write_the_answer_is_refused(root: Path):
     with pytest.raises(UserError, match="does not write the assistant's words"):
         teacher.processor.chat_template = "{{ bos_token }}USER"
         HFTeacher("mute", teacher.model, teacher.processor)
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_says_the_same(root: Path, monkeypatch, capsys):
-    teacher = load_teacher(str(root))
-    assert isinstance(teacher, HFTeacher)
-    whole = teacher.score(RECORDS, root, 8)
-    score, sizes = teacher._score_batch, []
-
-    def small(batch, *arguments):
-        sizes.append(len(batch))
-        if len(batch) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return score(batch, *arguments)
-
-    monkeypatch.setattr(teacher, "_score_batch", small)
-    halved = teacher.score(RECORDS, root, 8)
-    for expected, found in zip(whole, halved, strict=True):
-        for one, other in zip(expected, found, strict=True):
-            assert one.record_id == other.record_id
-            np.testing.assert_allclose(one.realised_logprobs, other.realised_logprobs, atol=1e-4)
-    assert "out of memory" in capsys.readouterr().out and teacher.batch_size == 1
-    sizes.clear()
-    teacher.score(RECORDS, root, 8)
-    assert set(sizes) == {1}  # it is not tried again
-    monkeypatch.setattr(teacher, "_score_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
-    with pytest.raises(UserError, match="does not fit into the memory"):
-        teacher.score(RECORDS[:1], root, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,27 @@ def test_question_and_picture_reach_the_answer_through_the_qformer(teacher, root
     assert abs(base - other) > 1e-3
     longer = first(Record("x", "one.png", RECORDS[0].instruction, "red, and it is a star"))
     np.testing.assert_allclose(base, longer, atol=1e-4)  # what follows is not read before
+
+
+def test_a_picture_is_looked_at_once(root: Path, tmp_path: Path, monkeypatch):
+    """Whatever is asked about it; but of a bounded number of pictures."""
+    teacher = load_teacher(str(save_instructblip(tmp_path)))
+    assert isinstance(teacher, InstructBlipTeacher)
+    looked = []
+    look = teacher._look
+    monkeypatch.setattr(
+        teacher,
+        "_look",
+        lambda pixel_values, **kwargs: looked.append(len(pixel_values)) or look(pixel_values, **kwargs),
+    )
+    questions = [replace(record, id=f"{record.id}{n}", instruction="Is it?") for n in range(3) for record in RECORDS]
+    together = teacher.score([*RECORDS, *questions[::2]], root, top_k=5)
+    assert sum(looked) == 2
+    monkeypatch.setattr("embervlm.teachers.instructblip.PICTURES_KEPT", 0)
+    for record, turns in zip([*RECORDS, *questions[::2]], together, strict=True):
+        for one, other in zip(turns, teacher.score([record], root, top_k=5)[0], strict=True):
+            np.testing.assert_allclose(one.realised_logprobs, other.realised_logprobs, atol=1e-4)
+    assert not teacher._seen
 
 
 def test_answers_in_a_batch_as_alone(teacher, root: Path):
