@@ -182,8 +182,8 @@ def killed_after(batches: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("sampled", [{}, {"samples": 2, **DRAWN}])
-def test_a_killed_run_goes_on_and_ends_the_same(world: Path, tmp_path: Path, sampled: dict, capsys) -> None:
-    whole = content(answer(world, **sampled, output_dir=tmp_path / "new"))
+def test_a_killed_run_goes_on_and_ends_the_same(world: Path, sampled: dict, capsys) -> None:
+    whole = content(answer(world, **sampled, output_dir=world / "new"))
     said = world / "answered" / "stage2.answers.jsonl"
     with killed_after(8):
         answer(world, **sampled)
