@@ -281,7 +281,9 @@ class CacheSettings:
 class AnswerSettings:
     """Let a teacher answer a prepared set: its own answers become the data."""
 
-    teacher_model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
+    teacher_model: str = option(
+        "qwen-vl-chat", "Teacher: a name of the registry, a hub id, a folder or a server's address"
+    )
     dataset_path: Path = option(_STAGE2, "Prepared data set with the questions")
     splits: tuple[str, ...] = option(
         ("train",), "Splits to answer; the others are carried over", choices=("train", "val")
@@ -307,6 +309,9 @@ class AnswerSettings:
     teacher_dtype: str = _dtype()
     teacher_load_in: str = _load_in()
     teacher_offload: bool = _offload()
+    teacher_name: str | None = _served_name()
+    teacher_tokenizer: str | None = _served_tokenizer()
+    teacher_concurrency: int = _concurrency()
     trust_remote_code: bool = _remote_code()
 
 

@@ -69,8 +69,8 @@ class _WithPictures(PreparedSet):
     def part(self) -> str:
         return "pictures"
 
-    def records(self, split: str) -> list[Record]:
-        kept = [record for record in super().records(split) if record.image is not None]
+    def records(self, split: str, unlabelled: bool = False) -> list[Record]:
+        kept = [record for record in super().records(split, unlabelled) if record.image is not None]
         if not kept:
             raise UserError(f"no record of the split {split!r} of {self.folder} has a picture")
         return kept

@@ -29,6 +29,7 @@ class _SharedLayer(DynamicLayer):
         self.keys, self.values, self.owners = layer.keys, layer.values, owners.to(layer.keys.device)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
         keys, values = self.keys[self.owners], self.values[self.owners]
         return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
 

@@ -25,7 +25,7 @@ from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers import template
 from embervlm.teachers.from_logprobs import ESTIMATED_TAIL, outputs_from_logprobs
-from embervlm.teachers.outputs import SERVED, TeacherOutputs
+from embervlm.teachers.outputs import SERVED, Answer, Sampling, TeacherOutputs
 from embervlm.teachers.server import Refused, Server
 
 CONCURRENCY = 16
@@ -35,7 +35,9 @@ NEVER = -9999.0
 """How vLLM writes the logarithm of 0."""
 
 _ALLOWED = re.compile(r"(?:max allowed: |more than )(\d+)")  # vLLM's words, now and before 0.8
+_S = TypeVar("_S")
 _T = TypeVar("_T")
+_LARGEST_SEED = 2**63
 
 
 class ServedTeacher:
@@ -84,7 +86,21 @@ class ServedTeacher:
 
     def generate(self, records: list[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         """The greedy answer to each record's first instruction."""
-        return self._each(lambda record: self._answer(record, image_root, max_new_tokens), records)
+        first = [replace(r, instruction=r.turns()[0][0], response="", conversations=None) for r in records]
+        return [answer.text for answer in self.answer(first, image_root, max_new_tokens)]
+
+    def answer(
+        self, records: list[Record], image_root: Path, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> list[Answer]:
+        """The answer to each record's last instruction, `concurrency` at a time; the server draws with `sampling`."""
+        drawn: list[dict[str, Any]] = [{"temperature": 0}] * len(records)
+        if sampling is not None:
+            how = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+            drawn = [{**how, "seed": seed % _LARGEST_SEED} for seed in sampling.seeds]
+        return self._each(
+            lambda asked: self._answer(asked[0], image_root, {"max_tokens": max_new_tokens, **asked[1]}),
+            list(zip(records, drawn, strict=True)),
+        )
 
     def fingerprint(self) -> dict[str, str]:
         """Two servers of one name and source are taken to say the same: a server does not tell more."""
@@ -100,11 +116,11 @@ class ServedTeacher:
         self._prompt(_messages(template.WORDS), top_k)
         return {"top_k": self._entries(top_k), "tail": self.tail}
 
-    def _each(self, work: Callable[[Record], _T], records: list[Record]) -> list[_T]:
+    def _each(self, work: Callable[[_S], _T], items: list[_S]) -> list[_T]:
         """In order. The first error, or Ctrl-C, drops what has not begun and what is waiting for another try."""
         self.server.halt.clear()
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="served") as pool:
-            futures = [pool.submit(work, record) for record in records]
+            futures = [pool.submit(work, item) for item in items]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in futures:
@@ -135,17 +151,15 @@ class ServedTeacher:
             raise UserError(f"record {record.id}, {self._who}: {error}") from None
         return outputs
 
-    def _answer(self, record: Record, image_root: Path, max_new_tokens: int) -> str:
-        turns = [(self._cleaned(record.turns()[0][0]), "")]
-        body = {
-            "messages": _messages(turns, self._picture(record, image_root))[:-1],
-            "max_tokens": max_new_tokens,
-            "temperature": 0,
-        }
+    def _answer(self, record: Record, image_root: Path, options: dict[str, Any]) -> Answer:
+        turns = [(self._cleaned(human), answer) for human, answer in record.turns()]
+        messages = _messages(turns, self._picture(record, image_root))[:-1]
         try:
-            found = self.server.chat({"model": self.name, **body})
+            found = self.server.chat({"model": self.name, "messages": messages, **options})
             try:
-                return str(found["choices"][0]["message"]["content"] or "").strip()
+                choice = found["choices"][0]
+                text = str(choice["message"]["content"] or "").strip()
+                return Answer(text, finished=choice.get("finish_reason") != "length")
             except (KeyError, IndexError, TypeError):
                 raise UserError("the server's answer holds no message; is it OpenAI-compatible?") from None
         except UserError as error:

@@ -116,17 +116,23 @@ class Stub:
             inputs = self._inputs(body["messages"], body.get("add_generation_prompt", True))
             if inputs["input_ids"].shape[1] >= 256:
                 return 400, _error("This model's maximum context length is 256 tokens.")
+            torch.manual_seed(body.get("seed", 0))
+            drawn = {"do_sample": True, "temperature": body.get("temperature"), "top_p": body.get("top_p"), "top_k": 0}
             made = self.teacher.model.generate(
-                **inputs, max_new_tokens=body["max_tokens"], do_sample=False, pad_token_id=0
+                **inputs,
+                max_new_tokens=body["max_tokens"],
+                pad_token_id=0,
+                **(drawn if body.get("temperature") else {"do_sample": False}),
             )
             logits = self.teacher.model(**inputs).logits[0]
         ids = inputs["input_ids"][0].tolist()
         text = self.teacher.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)
+        ended = "stop" if made[0, -1] == self.teacher.tokenizer.eos_token_id else "length"
         reply: dict[str, Any] = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "model": "tiny",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended}],
             "prompt_logprobs": None if wanted is None else self._told(logits, ids, wanted),
             "prompt_token_ids": ids if self.names_ids and body.get("return_token_ids") else None,
         }

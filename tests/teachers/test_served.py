@@ -24,7 +24,7 @@ from embervlm.teachers import server as served_server
 from embervlm.teachers.cache import build_cache
 from embervlm.teachers.hf import HFTeacher
 from embervlm.teachers.manage import strange
-from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
+from embervlm.teachers.outputs import TEMPERATURE_GRID, Sampling, TeacherOutputs
 from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.served import ServedTeacher
 from embervlm.teachers.server import Server
@@ -124,6 +124,18 @@ def test_answers_are_those_given_here(local: HFTeacher, root: Path) -> None:
     with Stub(local) as stub:
         found = reach(stub, root).generate(RECORDS[:3], root, 6)
     assert found == local.generate(RECORDS[:3], root, 6) and any(found)
+
+
+def test_a_conversation_is_answered_at_its_end(local: HFTeacher, root: Path) -> None:
+    """Greedily as here, the limit told from the end; drawn answers hang on their seeds alone."""
+    records = [replace(record, response="") for record in RECORDS[:4]]
+    with Stub(local) as stub:
+        teacher = reach(stub, root)
+        assert teacher.answer(records, root, 6) == local.answer(records, root, 6)
+        seeds = Sampling(3.0, 1.0, [2**64 - 1, 5, 5, 7])
+        drawn = teacher.answer([records[0]] * 4, root, 6, seeds)
+        assert drawn == teacher.answer([records[0]] * 4, root, 6, seeds)
+    assert drawn[1] == drawn[2] and len({answer.text for answer in drawn}) > 1
 
 
 def test_many_requests_at_once_keep_the_order(local: HFTeacher, root: Path) -> None:
