@@ -423,7 +423,7 @@ def test_the_commands_work_as_they_are_typed(local: HFTeacher, root: Path, tmp_p
         code, told = say("cache", "build", *served, "--dataset_path", stage2, "--output_dir", cache)
         assert code == 0 and "18 records" in told
         code, told = say("verify", *served, "--dataset_path", stage2, "--preset", "tiny")
-        assert "known at T = 1" in told and "imported_tail" in told and "cosine" not in told
+        assert "known at T = 1" in told and "imported_tail" in told and "what is kept of the teacher" not in told
         train = ["--data_dir", str(world), "--preset", "tiny", "--max_steps", "1", "--batch_size", "4"]
         train += ["--eval_samples", "4", "--dataloader_workers", "0", "--output_dir", str(tmp_path / "out")]
         code, told = say("train", *served, *train)
