@@ -332,6 +332,7 @@ class TeacherCheckSettings:
 
     model: str = option("qwen-vl-chat", "Teacher: a name of the registry, a hub id or a folder")
     image: Path | None = option(None, "Picture to show", shown="one that is drawn")
+    shows: str | None = option(None, "What the picture shows, for a teacher that only reads", shown="what is drawn")
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")

@@ -24,6 +24,7 @@ class Teaching:
     token_bytes: list[bytes | None]  # of each teacher token, None = special
     tokenizer_fingerprint: str
     live: bool  # a model in this process
+    told: str = ""  # what a teacher that only reads is told in the place of pictures
 
 
 def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
@@ -40,6 +41,7 @@ def cached_teaching(cache: Any, student_tokenizer: Any) -> Teaching:
         token_bytes=words,
         tokenizer_fingerprint=cache.tokenizer_fingerprint,
         live=False,
+        told=cache.info["teacher"].get("told", ""),
     )
 
 
@@ -58,4 +60,5 @@ def live_teaching(
         token_bytes=words,
         tokenizer_fingerprint=fingerprint,
         live=True,
+        told=getattr(teacher, "told", ""),
     )

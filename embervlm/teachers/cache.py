@@ -18,7 +18,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.device import pick_device
 from embervlm.teachers.gate import check_teacher
-from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
+from embervlm.teachers.outputs import Teacher, TeacherOutputs, check_records, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
@@ -129,6 +129,8 @@ def run_cache(settings: CacheSettings) -> None:
     device = pick_device(own_device(settings.device))
     with start_processes() as processes:
         teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
+        for split in settings.splits:
+            check_records(teacher, prepared.records(split))
         begun = (settings.output_dir / MANIFEST).is_file()
         if processes.rank == 0 and not begun and not settings.force:
             check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)

@@ -344,11 +344,11 @@ def _digest_parameters(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def digest_folder(folder: Path) -> str:
-    """16 hex digits over config.json and, of every weight file, name, size and first 4 MiB."""
+def digest_folder(folder: Path, only: str = "") -> str:
+    """16 hex digits over config.json and, of every weight file or of the `only` one, name, size and first 4 MiB."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
+        if path.name == only if only else path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
             with path.open("rb") as file:
                 digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read(2**22))
     return digest.hexdigest()[:16]

@@ -23,6 +23,7 @@ class TeacherSpec:
 
     source: str
     note: str = ""
+    gguf: str = ""  # the file in the folder, where the weights are a GGUF file
 
 
 TEACHERS: dict[str, TeacherSpec] = {
@@ -34,6 +35,7 @@ TEACHERS: dict[str, TeacherSpec] = {
     "qwen2.5-vl-3b": TeacherSpec("Qwen/Qwen2.5-VL-3B-Instruct", note="3B"),
     "qwen3-vl-2b": TeacherSpec("Qwen/Qwen3-VL-2B-Instruct", note="2B"),
     "smolvlm-256m": TeacherSpec("HuggingFaceTB/SmolVLM-256M-Instruct", note="256M, runs on a laptop"),
+    "smollm2-135m": TeacherSpec("HuggingFaceTB/SmolLM2-135M-Instruct", note="135M, only reads: told what is seen"),
 }
 
 REDIRECTED = {"liuhaotian/llava-v1.5-7b": "llava-1.5-7b"}
@@ -43,7 +45,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve_teacher(name: str) -> TeacherSpec:
-    """The registered teacher of that name, an existing folder, or an id on the hub. UserError otherwise."""
+    """The registered teacher of that name, an existing folder, a GGUF file or the folder of one, or an id on the hub.
+    UserError otherwise."""
     if name in REDIRECTED:
         known = REDIRECTED[name]
         console.print(
@@ -58,6 +61,14 @@ def resolve_teacher(name: str) -> TeacherSpec:
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return TeacherSpec(str(folder))
+    if folder.suffix == ".gguf" and not folder.is_dir():
+        if not folder.is_file():
+            raise UserError(f"teacher {name}: there is no such GGUF file")
+        return TeacherSpec(str(folder.parent), gguf=folder.name)
+    if files := sorted(folder.glob("*.gguf")):
+        if len(files) > 1:
+            raise UserError(f"teacher folder {name} has {len(files)} GGUF files; pass the path of one, as {files[0]}")
+        return TeacherSpec(str(folder), gguf=files[0].name)
     if folder.is_dir():
         raise UserError(f"teacher folder {name} has no config.json; pass a folder that save_pretrained wrote")
     if _HUB_ID.fullmatch(name):
@@ -86,10 +97,10 @@ def load_teacher(
     spec = resolve_teacher(name_or_path)
     device = torch.device(device)
     weights = weight_options(device, dtype, load_in, offload)
-    folder, offline = _find(name_or_path, spec.source)
+    folder, offline = (Path(spec.source), True) if spec.gguf else _find(name_or_path, spec.source)
     files = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
-    teacher = load_family(name_or_path, spec.source, files, weights)
-    teacher.weights = digest_folder(folder or _cached(spec.source))
+    teacher = load_family(name_or_path, spec.source, files | ({"gguf_file": spec.gguf} if spec.gguf else {}), weights)
+    teacher.weights = digest_folder(folder or _cached(spec.source), spec.gguf)
     return teacher
 
 

@@ -14,6 +14,7 @@ from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
+from embervlm.teachers.outputs import check_records
 from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import MANIFEST, TeacherCache
 
@@ -74,10 +75,13 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
     if isinstance(cache_or_why, TeacherCache):
         return _from_cache(cache_or_why, prepared, processor, settings.distillation_targets)
     teacher = load_teacher(settings.teacher_model, device, **loading_options(settings))
+    for split in ("train", "val"):
+        check_records(teacher, prepared.records(split))
     teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
     size = sum(parameter.numel() for parameter in teacher.model.parameters())
     note = (
         f"Teacher: {teacher.name}, live, {size / 1e6:,.1f}M parameters{cache_or_why}. A cache is 3 to 5 times faster."
+        f"{_told(teaching)}"
     )
     return Lesson(teaching, True, note, settings.distillation_targets)
 
@@ -120,4 +124,9 @@ def _from_cache(cache: TeacherCache, prepared: PreparedSet, processor: Any, targ
     note = f"Teacher: {cache.info['teacher']['name']}, from {cache.folder} ({len(cache):,} records)."
     if not about_val:
         note += " It says nothing about val: no KL is measured during training."
-    return Lesson(cached_teaching(cache, processor.tokenizer), about_val, note, targets)
+    teaching = cached_teaching(cache, processor.tokenizer)
+    return Lesson(teaching, about_val, note + _told(teaching), targets)
+
+
+def _told(teaching: Teaching) -> str:
+    return f" It sees no picture: it is told by {teaching.told}." if teaching.told else ""
