@@ -52,7 +52,7 @@ def tell(record: Record) -> Record:
     if not shows:
         raise UserError(f'record {record.id} has a picture and no metadata["{SHOWS}"]: {_HELP}')
     (question, answer), *later = record.turns()
-    if record.answers:
+    if record.answers and SHORT:
         question = f"{question}\n{SHORT}"
     question = TOLD.replace("{question}", question).replace("{shows}", shows)
     turns = ((question, answer), *later)
