@@ -413,6 +413,7 @@ class TeacherCheckSettings:
         "qwen-vl-chat", "Teacher: a name of the registry, a hub id, a folder, or a server's http://host:port/v1"
     )
     image: Path | None = option(None, "Picture to show", shown="one that is drawn")
+    shows: str | None = option(None, "What the picture shows, for a teacher that only reads", shown="what is drawn")
     prompt: str = option("What is in this picture?", "Question to ask")
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
     samples: int = option(300_000, "Samples of the data whose cache is estimated", minimum=1)

@@ -10,6 +10,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -30,6 +31,12 @@ CHAT_TEMPLATE = (
     "{{ '\nASSISTANT:\n' }}{% else %}"  # written so, because jinja drops a line break behind a block
     "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+# As language models have it: what was said is a text, not a list of parts.
+READER_TEMPLATE = (
+    "{% for message in messages %}{{ '<s>' + message['role'] + '\n' + message['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
 )
 
 
@@ -55,6 +62,22 @@ def make_tiny_tokenizer(vocabulary: int = 420) -> PreTrainedTokenizerFast:
     )
 
 
+def _text_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+
+
 def make_tiny_processor(chat_template: str = CHAT_TEMPLATE, vocabulary: int = 420) -> LlavaProcessor:
     size = {"height": PIXELS, "width": PIXELS}
     return LlavaProcessor(
@@ -65,6 +88,17 @@ def make_tiny_processor(chat_template: str = CHAT_TEMPLATE, vocabulary: int = 42
         vision_feature_select_strategy="default",
         chat_template=chat_template,
     )
+
+
+def make_tiny_reader(folder: Path, chat_template: str | None = READER_TEMPLATE, seed: int = 0) -> Path:
+    """A LlamaForCausalLM without eyes, and its tokenizer, in `folder`."""
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = chat_template
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_text_config(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
 
 
 def make_tiny_teacher(folder: Path, seed: int = 0, vocabulary: int = 420) -> Path:
@@ -80,19 +114,7 @@ def make_tiny_teacher(folder: Path, seed: int = 0, vocabulary: int = 420) -> Pat
         patch_size=PATCH,
         projection_dim=16,
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
+    text = _text_config(tokenizer)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,

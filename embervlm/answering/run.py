@@ -24,7 +24,7 @@ from embervlm.device import pick_device
 from embervlm.errors import UserError
 from embervlm.options import as_dict
 from embervlm.teachers.cache import asking_bar
-from embervlm.teachers.outputs import Teacher
+from embervlm.teachers.outputs import Teacher, check_records
 from embervlm.teachers.registry import load_teacher, loading_options
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def run_answer(settings: AnswerSettings) -> None:
     for split in SPLITS:
         prepared.records(split, unlabelled=split in asked)
     teacher = load_teacher(settings.teacher_model, pick_device(settings.device), **loading_options(settings))
+    for records in asked.values():
+        check_records(teacher, records)
     if hasattr(teacher, "batch_size"):
         teacher.batch_size = settings.batch_size
     answer_set(teacher, prepared, folder, asked, _asking(settings), choice, settings.batch_size, as_dict(settings))

@@ -25,6 +25,7 @@ class Teaching:
     tokenizer_fingerprint: str
     live: bool  # asked during training, not read from a cache
     tail: str = ""  # how far the mass of what is not kept is an estimate; empty: it is exact
+    told: str = ""  # what a teacher that only reads is told in the place of pictures
 
 
 def cached_teaching(cache: Any, student_tokenizer: Any, alone: bool = True) -> Teaching:
@@ -46,6 +47,7 @@ def cached_teaching(cache: Any, student_tokenizer: Any, alone: bool = True) -> T
         tokenizer_fingerprint=cache.tokenizer_fingerprint,
         live=False,
         tail=cache.info["settings"].get("tail", ""),
+        told=cache.info["teacher"].get("told", ""),
     )
 
 
@@ -65,4 +67,5 @@ def live_teaching(
         tokenizer_fingerprint=fingerprint,
         live=True,
         tail=getattr(teacher, "tail", ""),
+        told=getattr(teacher, "told", ""),
     )

@@ -23,6 +23,7 @@ from embervlm.data.official import Read, Reject, image_key
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record, read_records
 from embervlm.data.settings import PrepareSettings
+from embervlm.data.shows import add_descriptions
 from embervlm.data.vqa import read_okvqa, read_vqa
 from embervlm.data.writing import write_prepared
 from embervlm.errors import UserError
@@ -45,6 +46,9 @@ def run_prepare(settings: PrepareSettings) -> list[PreparedSet]:
             _check_images(source, found, settings)
     rejects = [reject for split in read.values() for found in split.values() for reject in found.rejects]
     _judge(rejects, sum(len(f.records) for split in read.values() for f in split.values()), settings)
+    if settings.descriptions:
+        taught = [split[source] for split in read.values() for source in _STAGES[2]]
+        console.print(add_descriptions(taught, settings.descriptions), soft_wrap=True)
     made = []
     for stage, sources in _STAGES.items():
         train = {s: read["train"][s].records for s in sources if read["train"][s].records}

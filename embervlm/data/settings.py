@@ -25,6 +25,10 @@ class PrepareSettings:
     okvqa_annotations: tuple[Path, ...] = option((), "their annotations, in the same order", group=_TRAIN, shown="none")
     captions: tuple[Path, ...] = option((), "Stage 1: LLaVA-Pretrain or COCO captions", group=_TRAIN, shown="none")
     jsonl: tuple[Path, ...] = option((), "Records in the unified format", group=_TRAIN, shown="none")
+    descriptions: tuple[Path, ...] = option(
+        (), "Stage 2: what the pictures of train and val show, for a teacher that only reads: {image: text}, COCO's "
+        "captions or instances", group=_TRAIN, shown="none",
+    )  # fmt: skip
 
     val_llava: tuple[Path, ...] = option((), "LLaVA-Instruct JSON", group=_VAL, shown="split off train")
     val_vqa: tuple[Path, ...] = option((), "VQA-v2 questions", group=_VAL, shown="split off train")

@@ -191,7 +191,8 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
         (
             "teacher",
             f"{teaching.name}{'' if teaching.live else ' (cached)'}; {len(teaching.token_bytes):,} tokens, tokenizer "
-            f"{teaching.tokenizer_fingerprint}{' (the same)' if same else ''}",
+            f"{teaching.tokenizer_fingerprint}{' (the same)' if same else ''}"
+            f"{f'; sees no picture, is told by {teaching.told}' if teaching.told else ''}",
         ),
         ("data", f"{prepared.folder}, the first {len(data)} records of train"),
         ("targets", str(targets.shares)),

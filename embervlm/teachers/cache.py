@@ -20,7 +20,7 @@ from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.device import pick_device
 from embervlm.teachers.gate import check_teacher
-from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
+from embervlm.teachers.outputs import Teacher, TeacherOutputs, check_records, keep_likely
 from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import cache_home, parse_teachers
@@ -156,6 +156,8 @@ def run_cache(settings: CacheSettings) -> None:
 def _build_one(
     settings: CacheSettings, prepared: PreparedSet, teacher: Teacher, folder: Path, processes: Processes
 ) -> None:
+    for split in settings.splits:
+        check_records(teacher, prepared.records(split))
     begun = (folder / MANIFEST).is_file()
     if processes.rank == 0 and not begun and not settings.force:
         check_teacher(teacher, prepared, settings.splits[0], settings.batch_size)

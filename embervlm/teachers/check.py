@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ from rich.table import Table
 from embervlm.console import console, print_tokens
 from embervlm.data.images import load_image
 from embervlm.data.record import Record
+from embervlm.data.shows import SHOWS
 from embervlm.data.toyworld.draw import draw
 from embervlm.data.toyworld.scene import sample_scene
+from embervlm.data.toyworld.stories import description
 from embervlm.device import peak_memory, pick_device
+from embervlm.errors import UserError
 from embervlm.settings import CacheSettings
 from embervlm.teachers.codec import expected_bytes
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, keep_likely
@@ -56,9 +59,13 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     device = pick_device(settings.device)
     teacher = load_teacher(settings.model, device, **loading_options(settings))
     loaded = time.perf_counter() - began
+    told = getattr(teacher, "told", "")
+    if settings.shows and not told:
+        raise UserError(f"{settings.model} sees the picture itself: drop --shows, it would not be read")
     with tempfile.TemporaryDirectory() as folder:
-        picture = _picture(settings.image, Path(folder))
-        heard = ask(teacher, picture, settings.prompt, settings.max_new_tokens, CacheSettings.top_k)
+        picture, drawn = _picture(settings.image, Path(folder))
+        shows = (settings.shows or drawn) if told else ""
+        heard = ask(teacher, picture, settings.prompt, settings.max_new_tokens, CacheSettings.top_k, shows)
     entries = float((keep_likely(heard.outputs, CacheSettings.min_share).top_ids >= 0).sum(1).mean())
     weight = expected_bytes(entries)
     facts = Table.grid(padding=(0, 3, 0, 0))
@@ -66,6 +73,8 @@ def run_test_teacher(settings: TeacherCheckSettings) -> int:
     if (commit := getattr(teacher, "revision", None)) is not None:
         facts.add_row("commit", commit)
     facts.add_row("loaded in", f"{loaded:.1f} s")
+    if told:
+        facts.add_row("only reads", f"it is told what the picture shows, by {told}: {shows}", style="yellow")
     facts.add_row("question", escape(settings.prompt))
     facts.add_row("answer", f"[bold]{escape(heard.answer) or '(nothing)'}[/]")
     facts.add_row("speed", f"{heard.tokens / heard.seconds:.1f} tokens/s, the picture included")
@@ -94,25 +103,25 @@ def _what(teacher: Teacher, name: str, device: torch.device) -> str:
     return f"{name}: {parameters / 1e6:,.1f}M parameters, {dtype} on {device}"
 
 
-def ask(teacher: Teacher, picture: Path, question: str, max_new_tokens: int, top_k: int) -> Heard:
-    """The teacher's greedy answer, and its own score of that answer."""
-    record = Record(id="check", image=picture.name, instruction=question, response="")
+def ask(teacher: Teacher, picture: Path, question: str, max_new_tokens: int, top_k: int, shows: str = "") -> Heard:
+    """The teacher's greedy answer, and its own score of that answer; `shows` is for a teacher that only reads."""
+    metadata = {SHOWS: shows} if shows else {}
+    record = Record(id="check", image=picture.name, instruction=question, response="", metadata=metadata)
     began = time.perf_counter()
     (answer,) = teacher.generate([record], picture.parent, max_new_tokens)
     seconds = time.perf_counter() - began
-    said = Record(id="check", image=picture.name, instruction=question, response=answer)
-    ((outputs,),) = teacher.score([said], picture.parent, top_k)
+    ((outputs,),) = teacher.score([replace(record, response=answer)], picture.parent, top_k)
     return Heard(answer, seconds, len(outputs), outputs)
 
 
-def _picture(given: Path | None, folder: Path) -> Path:
-    """The given picture, or one of the embedded world, in a folder of its own."""
+def _picture(given: Path | None, folder: Path) -> tuple[Path, str]:
+    """The given picture, or one of the embedded world and what it shows, in a folder of its own."""
     if given is None:
-        path = folder / "drawn.png"
-        draw(sample_scene(random.Random(0), "free")).save(path)
-        return path
+        path, scene = folder / "drawn.png", sample_scene(random.Random(0), "free")
+        draw(scene).save(path)
+        return path, description(scene)
     load_image(given)
-    return Path(shutil.copy(given, folder))
+    return Path(shutil.copy(given, folder)), ""
 
 
 def _verdict(heard: Heard) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-def digest_folder(folder: Path) -> str:
-    """Over config.json and, of every weight file, name, size and first 4 MiB."""
+def digest_folder(folder: Path, only: str = "") -> str:
+    """Over config.json and, of every weight file, name, size and first 4 MiB; or over one file alone."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
+        if path.name == only if only else path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
             with path.open("rb") as file:
                 digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read(2**22))
     return digest.hexdigest()[:16]

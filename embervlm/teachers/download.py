@@ -45,7 +45,7 @@ def run_download(settings: DownloadSettings) -> None:
     spec = resolve_teacher(settings.model)
     folder = Path(spec.source)
     if folder.is_absolute() or folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not spec.gguf and not (folder / "config.json").is_file():
             raise UserError(f"{folder} has no config.json: the installation is not complete, install it again.")
         what = "ships in the package" if settings.model in TEACHERS else "is a folder on this machine"
         console.print(f"{settings.model} {what}: {_size(_on_disk(folder))}, nothing to download.")

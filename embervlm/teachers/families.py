@@ -17,7 +17,9 @@ FAMILIES: dict[str, str] = {
     "instructblip": "embervlm.teachers.instructblip",
 }
 """`model_type` -> module with `load(name, source, files, weights) -> HFTeacher`. Any other type with a chat template is
-read by transformers' Auto classes."""
+read by transformers' Auto classes; one that only reads text is told what the picture shows."""
+
+TEXT_ONLY = "embervlm.teachers.told"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,7 +29,7 @@ def load_family(name: str, source: str, files: dict[str, Any], weights: dict[str
 
     Args:
         source: a folder, or an id on the hub.
-        files: keywords of every `from_pretrained`: trust_remote_code, local_files_only, revision.
+        files: keywords of every `from_pretrained`: trust_remote_code, local_files_only, revision, gguf_file.
         weights: `weight_options`, keywords of the model's `from_pretrained` only.
 
     Raises:
@@ -37,7 +39,8 @@ def load_family(name: str, source: str, files: dict[str, Any], weights: dict[str
 
     try:
         config, _ = PreTrainedConfig.get_config_dict(source, **files)
-        module = FAMILIES.get(config.get("model_type", ""))
+        kind = config.get("model_type", "")
+        module = FAMILIES.get(kind, TEXT_ONLY if _only_reads(kind) else "")
         return (importlib.import_module(module).load if module else load)(name, source, files, weights)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -45,6 +48,13 @@ def load_family(name: str, source: str, files: dict[str, Any], weights: dict[str
             "; if you trust the code on the hub, pass --trust_remote_code" if "trust_remote_code" in str(error) else ""
         )
         raise UserError(f"teacher {name}: {source} does not load: {lines[0]}{hint}") from error
+
+
+def _only_reads(model_type: str) -> bool:
+    from transformers.models.auto import modeling_auto as auto
+
+    sees = model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not sees
 
 
 def load(name: str, source: str, files: dict[str, Any], weights: dict[str, Any]) -> HFTeacher:

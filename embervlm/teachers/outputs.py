@@ -167,6 +167,13 @@ SERVED = "served"
 """The template in the fingerprint of a teacher that a server renders."""
 
 
+def check_records(teacher: Teacher, records: Sequence[Record]) -> None:
+    """Before hours of scoring: UserError where the teacher already knows that it cannot score some of the records."""
+    check = getattr(teacher, "check_records", None)
+    if check is not None:
+        check(records)
+
+
 class Teacher(Protocol):
     """Anything that can be distilled from. Scores and answers in its own words; nobody feeds it another model's ids."""
 
@@ -192,5 +199,6 @@ class Teacher(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, str]:
-        """{"name", "weights", "tokenizer", "template"}: equal exactly when two teachers say the same."""
+        """{"name", "weights", "tokenizer", "template"}, and "told" of one that only reads: equal, but for the name,
+        exactly when two teachers say the same."""
         ...

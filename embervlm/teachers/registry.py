@@ -26,6 +26,7 @@ class TeacherSpec:
     source: str
     note: str = ""
     revision: str | None = None  # a commit of the hub
+    gguf: str = ""  # the file in the folder, where the weights are a GGUF file
 
 
 TEACHERS: dict[str, TeacherSpec] = {
@@ -53,6 +54,7 @@ TEACHERS: dict[str, TeacherSpec] = {
         "256M, runs on a laptop",
         "7e3e67edbbed1bf9888184d9df282b700a323964",
     ),
+    "smollm2-135m": TeacherSpec("HuggingFaceTB/SmolLM2-135M-Instruct", note="135M, only reads: told what is seen"),
 }
 """The commits are those at which public code loads these repositories: Qwen-VL-Chat in open-compass/GTA
 (agentlego/benchmark.py), Qwen-VL in huggingface/transformers (tests/models/auto/test_tokenization_auto.py), the others
@@ -66,7 +68,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve_teacher(name: str) -> TeacherSpec:
-    """The registered teacher of that name, an existing folder, or an id on the hub. UserError otherwise."""
+    """The registered teacher of that name, an existing folder, a GGUF file or the folder of one, or an id on the hub.
+    UserError otherwise."""
     if name in REDIRECTED:
         known = REDIRECTED[name]
         console.print(
@@ -81,6 +84,14 @@ def resolve_teacher(name: str) -> TeacherSpec:
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return TeacherSpec(str(folder))
+    if folder.suffix == ".gguf" and not folder.is_dir():
+        if not folder.is_file():
+            raise UserError(f"teacher {name}: there is no such GGUF file")
+        return TeacherSpec(str(folder.parent), gguf=folder.name)
+    if files := sorted(folder.glob("*.gguf")):
+        if len(files) > 1:
+            raise UserError(f"teacher folder {name} has {len(files)} GGUF files; pass the path of one, as {files[0]}")
+        return TeacherSpec(str(folder), gguf=files[0].name)
     if folder.is_dir():
         raise UserError(f"teacher folder {name} has no config.json; pass a folder that save_pretrained wrote")
     if _HUB_ID.fullmatch(name):
@@ -127,10 +138,11 @@ def load_teacher(
     spec = resolve_teacher(name_or_path)
     device = torch.device(device)
     weights = weight_options(device, dtype, load_in, offload)
-    folder, offline, revision = _find(name_or_path, spec)
+    folder, offline, revision = (Path(spec.source), True, None) if spec.gguf else _find(name_or_path, spec)
     files = {"trust_remote_code": trust_remote_code, "local_files_only": offline, "revision": revision}
-    teacher = load_family(name_or_path, spec.source, files, weights)
-    teacher.weights, teacher.revision = digest_folder(folder or _cached(spec.source, revision)), revision
+    teacher = load_family(name_or_path, spec.source, files | ({"gguf_file": spec.gguf} if spec.gguf else {}), weights)
+    teacher.weights = digest_folder(folder or _cached(spec.source, revision), spec.gguf)
+    teacher.revision = revision
     if revision is not None and spec.revision is None:
         hub.remember(spec.source, revision)
     return teacher

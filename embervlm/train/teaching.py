@@ -14,6 +14,7 @@ from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
+from embervlm.teachers.outputs import check_records
 from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import caches_in, find_cache, parse_teachers, same_teacher, shares
 from embervlm.teachers.store import MANIFEST, TeacherCache, read_manifest
@@ -192,8 +193,11 @@ def _open(
         note = f"Teacher: {_name(cache)}, from {cache.folder} ({len(cache):,} records)."
         if not about_val:
             note += " It says nothing about val: no KL is measured during training."
-        return cached_teaching(cache, processor.tokenizer, alone), about_val, note
+        teaching = cached_teaching(cache, processor.tokenizer, alone)
+        return teaching, about_val, note + _told(teaching)
     teacher = load_teacher(source.name, device, **loading_options(settings, None if alone else source.name))
+    for split in ("train", "val"):
+        check_records(teacher, prepared.records(split))
     folder = settings.output_dir / f"stage{settings.stages[0]}"
     teaching = live_teaching(teacher, prepared.image_root, processor.tokenizer, settings.teacher_top_k, folder)
     if teacher.model is None:
@@ -201,4 +205,8 @@ def _open(
     else:
         size = f"{sum(parameter.numel() for parameter in teacher.model.parameters()) / 1e6:,.1f}M parameters"
     live = f"Teacher: {teacher.name}, live, {size}{source.why_live}."
-    return teaching, True, f"{live} A cache is 3 to 5 times faster."
+    return teaching, True, f"{live} A cache is 3 to 5 times faster.{_told(teaching)}"
+
+
+def _told(teaching: Teaching) -> str:
+    return f" It sees no picture: it is told by {teaching.told}." if teaching.told else ""

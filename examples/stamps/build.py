@@ -2,8 +2,8 @@
 
     python examples/stamps/build.py --stamps /usr/share/tuxpaint/stamps --out data/stamps_official
 
-Writes VQA-v2 questions and annotations, LLaVA conversations and LLaVA-Pretrain captions for train and val (split by
-picture), the pictures under COCO names, and baselines.json. Equal arguments give equal files.
+Writes VQA-v2 questions and annotations, LLaVA conversations, LLaVA-Pretrain captions and the stamps' own descriptions
+for train and val (split by picture), the pictures under COCO names, and baselines.json. Equal arguments, equal files.
 """
 
 from __future__ import annotations
@@ -82,15 +82,17 @@ def split(pictures: list[Picture], val_share: float, seed: int) -> dict[str, lis
 
 
 def write_split(out: Path, split_name: str, pictures: list[Picture], seed: int) -> list[Asked]:
-    """Writes one split's pictures and its four files; returns its questions."""
+    """Writes one split's pictures and its five files; returns its questions."""
     rng = random.Random(f"{seed}-{split_name}")
     subset, first = f"{split_name}2014", FIRST_ID[split_name]
     folder = out / "images" / subset
     folder.mkdir(parents=True, exist_ok=True)
-    captions, conversations = [], []
+    captions, conversations, descriptions = [], [], {}
     for i, picture in enumerate(pictures):
         digits = f"{first + i:012d}"
-        picture.image.save(folder / f"COCO_{subset}_{digits}.jpg", quality=92)
+        name = f"COCO_{subset}_{digits}.jpg"
+        picture.image.save(folder / name, quality=92)
+        descriptions[name] = picture.stamp.description
         for words in dict.fromkeys((picture.stamp.description, told(picture.label, picture.stamp.description))):
             captions.append(_row(digits, [(rng.choice(CAPTION_PROMPTS), words)], after=True))
         conversations.append(
@@ -134,6 +136,7 @@ def write_split(out: Path, split_name: str, pictures: list[Picture], seed: int) 
     _dump(out / f"v2_mscoco_{subset}_annotations.json", head | {"annotations": annotations})
     _dump(out / f"llava_instruct_{split_name}.json", conversations)
     _dump(out / f"captions_{split_name}.json", captions)
+    _dump(out / f"descriptions_{split_name}.json", descriptions)
     return asked
 
 

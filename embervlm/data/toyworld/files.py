@@ -6,6 +6,7 @@ The names are the official ones, so that everything that reads the real files re
     v2_OpenEnded_mscoco_{train,val}2014_questions.json          v2_mscoco_{train,val}2014_annotations.json
     OpenEnded_mscoco_{train,val}2014_questions.json             mscoco_{train,val}2014_annotations.json
     llava_instruct_{train,val}.json                             captions_{train,val}.json
+    descriptions_{train,val}.json (ours: what each picture shows, for `prepare --descriptions`)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from embervlm.data.toyworld.draw import draw
 from embervlm.data.toyworld.people import five_answers_twice, ten_answers
 from embervlm.data.toyworld.questions import OKVQA_TYPE_NAMES, Asked, Interviewer
 from embervlm.data.toyworld.scene import Scene, sample_scene
-from embervlm.data.toyworld.stories import CAPTION_PROMPTS, caption, conversation
+from embervlm.data.toyworld.stories import CAPTION_PROMPTS, caption, conversation, description
 
 QUESTIONS_PER_PICTURE = (4, 5, 6, 6)  # VQA-v2 has 5.4 on average
 _FIRST_ID = {"train": 1, "val": 500_001}
@@ -48,7 +49,7 @@ def write_toy(
 
 
 class _Files:
-    """The four official files of one split while they grow."""
+    """The files of one split while they grow."""
 
     def __init__(self, split: str, rng: random.Random) -> None:
         self.split = split
@@ -58,6 +59,7 @@ class _Files:
         self.okvqa: list[tuple[int, int, Asked]] = []
         self.llava: list[dict[str, Any]] = []
         self.captions: list[dict[str, Any]] = []
+        self.descriptions: dict[str, str] = {}
         self.unseen: list[int] = []
 
     def add(self, image_id: int) -> tuple[Scene, str]:
@@ -72,7 +74,9 @@ class _Files:
         if known := self.interviewer.okvqa(scene, self.rng):
             self.okvqa.append((image_id, image_id * 10 + 5, known))
         self._tell(image_id, scene)
-        return scene, f"COCO_{self.split}2014_{image_id:012d}.jpg"
+        name = f"COCO_{self.split}2014_{image_id:012d}.jpg"
+        self.descriptions[name] = description(scene)
+        return scene, name
 
     def _tell(self, image_id: int, scene: Scene) -> None:
         digits = f"{image_id:012d}"
@@ -105,6 +109,7 @@ class _Files:
         _dump(out / f"{name}_annotations.json", okvqa | {"question_types": OKVQA_TYPE_NAMES})
         _dump(out / f"llava_instruct_{self.split}.json", self.llava)
         _dump(out / f"captions_{self.split}.json", self.captions)
+        _dump(out / f"descriptions_{self.split}.json", self.descriptions)
         _dump(out / f"pairs_unseen_in_train_{self.split}.json", self.unseen)
 
     def _head(self) -> dict[str, Any]:

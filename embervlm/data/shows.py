@@ -1,0 +1,90 @@
+"""What a picture shows, in words that travel with its records: what a teacher that only reads is told of it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from embervlm.data.official import Read, image_key, load_json
+from embervlm.data.record import Record
+from embervlm.errors import UserError
+
+SHOWS = "shows"
+"""Key of `Record.metadata`: a text about the record's picture, or a list of texts (captions, objects)."""
+
+
+def known(record: Record) -> str:
+    """What the record says that its picture shows, a text a line; "" where it says nothing."""
+    said = record.metadata.get(SHOWS) or ""
+    texts = [said] if isinstance(said, str) else said
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f'record {record.id}: metadata["{SHOWS}"] must be a text or a list of texts, found {said!r}')
+    return "\n".join(text.strip() for text in texts if text.strip())
+
+
+def read_descriptions(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """`image_key` -> texts; what several files say of one picture adds up.
+
+    The format is told from the file: {image: text or [texts]}, or COCO's captions_*.json and instances_*.json, of which
+    the objects are counted ("dog, 2 person").
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        content = load_json(path, dict, "an object {image: text}, or COCO's captions or instances")
+        coco = isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list)
+        for image, said in _coco(path, content) if coco else content.items():
+            texts = [said] if isinstance(said, str) else said
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"{path}: {image!r} must have a text or a list of texts, found {type(said).__name__}")
+            found[image_key(image)] += [text.strip() for text in texts if text.strip()]
+    return dict(found)
+
+
+def add_descriptions(reads: Iterable[Read], paths: Sequence[Path]) -> str:
+    """Puts the files' texts into the records' metadata, and says how many pictures have one.
+
+    Raises:
+        UserError: no picture has one; the names of other pictures, most likely.
+    """
+    descriptions = read_descriptions(paths)
+    pictures: set[str] = set()
+    for read in reads:
+        read.records = [described(record, descriptions) for record in read.records]
+        pictures |= {image_key(record.image) for record in read.records if record.image is not None}
+    without = sorted(pictures - descriptions.keys())
+    if pictures and len(without) == len(pictures):
+        some = next(iter(descriptions), "nothing")
+        raise UserError(f"--descriptions tells of {some}, ..., and of none of the pictures, such as {without[0]}")
+    missing = f"; {len(without):,} have none, such as {without[0]}" if without else ""
+    return f"What the picture shows is told of {len(pictures) - len(without):,} of {len(pictures):,} pictures{missing}."
+
+
+def described(record: Record, descriptions: Mapping[str, Sequence[str]]) -> Record:
+    """The record with its picture's texts in its metadata, behind those that it has."""
+    texts = descriptions.get(image_key(record.image)) if record.image is not None else None
+    if not texts:
+        return record
+    both = dict.fromkeys([*filter(None, known(record).split("\n")), *texts])
+    return replace(record, metadata=record.metadata | {SHOWS: list(both) if len(both) > 1 else next(iter(both))})
+
+
+def _coco(path: Path, content: dict[str, Any]) -> Iterable[tuple[str, list[str]]]:
+    """(file name, texts) of the pictures of a file of COCO's."""
+    names = {row.get("id"): str(row.get("file_name")) for row in content["images"] if isinstance(row, dict)}
+    kinds = {row.get("id"): str(row.get("name")) for row in content.get("categories") or [] if isinstance(row, dict)}
+    captions: dict[Any, list[str]] = defaultdict(list)
+    objects: dict[Any, Counter[str]] = defaultdict(Counter)
+    for row in content["annotations"]:
+        if isinstance(row, dict) and isinstance(row.get("caption"), str):
+            captions[row.get("image_id")].append(row["caption"])
+        elif isinstance(row, dict) and row.get("category_id") in kinds:
+            objects[row.get("image_id")][kinds[row["category_id"]]] += 1
+        else:
+            raise UserError(f"{path} has an annotation with neither a caption nor a known category: {str(row)[:80]}")
+    for image_id, name in names.items():
+        counts = objects[image_id].items()
+        listed = ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in counts)
+        yield name, captions[image_id] + ([f"Objects: {listed}."] if listed else [])
