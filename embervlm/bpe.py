@@ -1,4 +1,4 @@
-"""The student's byte-level BPE as `tokenizers` has it: a prefix of GPT-2's, with digits split singly. No transformers."""
+"""The student's byte-level BPE as `tokenizers` has it: a prefix of GPT-2's, digits split singly. No transformers."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from embervlm.data.rows import is_jsonl, list_of, parse, scan_json
 from embervlm.data.settings import COCO_PROMPT
 from embervlm.errors import UserError
 
+
 def read_captions(path: Path) -> Read:
     """One record a caption. The format is told from the file: an array is LLaVA-Pretrain's, an object COCO's."""
     return read(captions_file(path, "caption-"))

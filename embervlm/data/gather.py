@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from embervlm.data.check_images import Decoder
 from embervlm.data.choose import picture_of
+from embervlm.data.images import Place
 from embervlm.data.listing import Listing
 from embervlm.data.measure import Numbers, join, measure
 from embervlm.data.official import Piece, Reject, Source
@@ -108,9 +110,9 @@ class Gathered:
 class Checks:
     """What is looked at across rows: ids, and the pictures of the image root."""
 
-    def __init__(self, root: Path, look: bool, unreadable: Callable[[Sequence[str]], dict[str, str]] | None) -> None:
+    def __init__(self, root: Path, look: bool, decoder: Decoder | None = None) -> None:
         self._listing = Listing(root) if look else None
-        self._unreadable = unreadable  # names -> reasons of those that cannot be decoded
+        self._decoder = decoder
         self._reasons: dict[str, str | None] = {}
         self._ids: set[str] = set()
 
@@ -119,21 +121,19 @@ class Checks:
         self._ids.clear()
 
     def look(self, images: Iterable[str]) -> None:
-        """Looks for pictures that nobody has asked about yet."""
-        new = [image for image in dict.fromkeys(images) if image not in self._reasons]
-        for image in new:
-            self._reasons[image] = self._missing(image)
-        if self._unreadable:
-            self._reasons |= self._unreadable([image for image in new if self._reasons[image] is None])
-
-    def _missing(self, image: str) -> str | None:
+        """Looks for pictures that nobody has asked about yet, and decodes them where that is wanted."""
         if self._listing is None:
-            return None
-        try:
-            self._listing.resolve(image)
-        except UserError as problem:
-            return str(problem)
-        return None
+            return
+        there: dict[str, Place] = {}
+        for image in images:
+            if image not in self._reasons:
+                self._reasons[image] = None
+                try:
+                    there[image] = self._listing.resolve(image)
+                except UserError as problem:
+                    self._reasons[image] = str(problem)
+        if self._decoder:
+            self._reasons |= self._decoder.reasons(there)
 
     def reason(self, image: str) -> str | None:
         """Why a picture that was looked for cannot be used."""

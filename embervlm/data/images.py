@@ -19,6 +19,8 @@ from embervlm.errors import UserError
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
 """What is opened, whatever the name says. Others (EPS, PDF, WMF) run programs or are documents."""
+CONVERTED = "converted"
+"""Folder of the image root for pictures that came inside a table."""
 Place = Path | Member
 """Where a picture is: a file, or a file inside an archive."""
 _COCO = re.compile(r"^COCO_(?P<subset>[a-z0-9-]+)_\d{12}\.\w+$")

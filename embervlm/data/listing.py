@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from embervlm.data.archives import archives_of, find_member
-from embervlm.data.images import Place, candidates, missing, resolve_image
+from embervlm.data.images import CONVERTED, Place, candidates, missing, resolve_image
 
 
 class Listing:
@@ -20,10 +20,12 @@ class Listing:
 
     def resolve(self, name: str) -> Place:
         """UserError as `resolve_image`."""
+        if name.startswith(f"{CONVERTED}/"):  # these appear while we look
+            return resolve_image(self.root, name)
         places = candidates(name)
         for place in places:
             folder, _, base = place.rpartition("/")
-            plain = not place.startswith("/") and "\\" not in place and "\0" not in place
+            plain = not place.startswith("/") and "\\" not in place and "\0" not in place and _encodable(place)
             files = self._files(folder) if plain and ".." not in place.split("/") else None
             if files is None or files.get(base):
                 return resolve_image(self.root, name)
@@ -40,6 +42,14 @@ class Listing:
             path = os.path.join(self._inside, folder) if folder else self._inside
             self._folders[folder] = _scan(path) if _is_itself(path) else None
         return self._folders[folder]
+
+
+def _encodable(place: str) -> bool:
+    """Half a surrogate pair is in no file's name."""
+    try:
+        return place.isascii() or bool(place.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_itself(path: str) -> bool:

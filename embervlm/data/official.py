@@ -1,4 +1,4 @@
-"""What the readers of the official files share: rows that are read or rejected, pieces of files as work for processes."""
+"""What the readers of the official files share: rows read or rejected, pieces of files as work for processes."""
 
 from __future__ import annotations
 

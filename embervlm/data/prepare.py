@@ -10,13 +10,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embervlm.console import console
+from embervlm.data.check_images import JOURNAL, decoder
 from embervlm.data.choose import subset, val_pictures
 from embervlm.data.gather import Checks, Gathered, Gatherer
 from embervlm.data.official import Reject
@@ -29,6 +30,8 @@ from embervlm.errors import UserError
 from embervlm.options import as_dict
 
 REJECTS = "rejects.jsonl"
+_NOT_KEPT = ("out", "image_root", "num_workers")
+"""Settings that change nothing in the records."""
 _LARGE = 32 << 20
 """Bytes of official files from which other processes are worth their start."""
 
@@ -38,6 +41,8 @@ def run_prepare(settings: PrepareSettings) -> list[PreparedSet]:
     openers = {split: opened_later(settings, split) for split in ("train", "val")}
     if not any(files for split in openers.values() for files in split.values()):
         raise UserError("nothing to prepare: give at least one of --llava, --vqa, --okvqa, --captions, --jsonl")
+    if settings.check_images and settings.missing_images == "ignore":
+        raise UserError("--check_images decodes every picture, --missing_images ignore looks at none; leave one out")
     for stage in STAGES:
         _refuse_foreign(settings.out / f"stage{stage}")
     made = []
@@ -66,11 +71,15 @@ def _gather(
     settings: PrepareSettings, openers: dict[str, dict[str, list[Opener]]], space: Path
 ) -> dict[str, dict[str, Gathered]]:
     """Split -> source -> its good records. Ids differ within a stage, so stages come one after the other."""
-    checks = Checks(settings.image_root, settings.missing_images == "reject", None)
-    gatherer = Gatherer(checks, settings.image_tokens, _processes(settings), settings.strict)
     gathered: dict[str, dict[str, Gathered]] = {split: {} for split in openers}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with ExitStack() as stack:
+        pictures = None
+        if settings.check_images:
+            pictures = stack.enter_context(decoder(settings.out, settings.num_workers or processors()))
+        checks = Checks(settings.image_root, settings.missing_images == "reject", pictures)
+        gatherer = Gatherer(checks, settings.image_tokens, _processes(settings), settings.strict)
+        progress = stack.enter_context(Progress(*columns, console=console, transient=True))
         for sources in STAGES.values():
             checks.new_stage()
             for split, files in openers.items():
@@ -83,14 +92,17 @@ def _gather(
                         source = opener()
                         progress.update(bar, total=len(source))
                         gatherer.gather(found, source, lambda rows, bar=bar: progress.advance(bar, rows))  # type: ignore[misc]
+    if pictures:
+        console.print(f"{pictures.decoded:,} pictures decoded; what was found is in {settings.out / JOURNAL}")
     return gathered
 
 
 def _processes(settings: PrepareSettings) -> int:
     if settings.num_workers:
         return settings.num_workers
-    files = [path for value in vars(settings).values() if isinstance(value, tuple) for path in value]
-    large = sum(os.path.getsize(path) for path in files) >= _LARGE
+    paths = [path for value in vars(settings).values() if isinstance(value, tuple) for path in value]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    large = sum(os.path.getsize(file) for file in files) >= _LARGE
     return processors() if large else 1
 
 
@@ -179,7 +191,7 @@ def _write(
                     digest.update(line)
         info["splits"][name] = report["totals"][name] | {"sha256": digest.hexdigest()}
     info["dropped_from_train_for_val_pictures"] = dropped
-    info["settings"] = {k: v for k, v in as_dict(settings).items() if k not in ("out", "image_root", "num_workers")}
+    info["settings"] = {k: v for k, v in as_dict(settings).items() if k not in _NOT_KEPT}
     if rejects:
         _write_rejects(partial / REJECTS, rejects)
     write_report(partial, report)

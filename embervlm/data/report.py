@@ -1,4 +1,4 @@
-"""What a prepared set holds, source by source, beside the guide's table: data_report.json, a page, and tables to read."""
+"""What a prepared set holds, source by source, beside the guide's table: data_report.json, a page, a table."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from embervlm.console import console
 from embervlm.data.gather import Gathered
+from embervlm.data.images import CONVERTED
 from embervlm.data.measure import Numbers
 from embervlm.data.official import Reject
 from embervlm.data.prepared import PreparedSet
@@ -92,6 +93,7 @@ def _describe(numbers: Numbers, kinds: list[str | None], pictures: list[str], ma
     return {
         "samples": len(numbers),
         "pictures": len(set(shown)),
+        "nameless_pictures": sum(picture.startswith(f"{CONVERTED}/") for picture in set(shown)),
         "without_picture": len(pictures) - len(shown),
         "turns": int(numbers.turns.sum()),
         **{name: _lengths(getattr(numbers, name)) for name in LENGTHS},
@@ -173,9 +175,17 @@ def _notes(train: dict[str, Any], same: list[dict[str, Any]], okvqa_rows: int) -
             f"ok_vqa: the guide plans 50,000 questions, but OK-VQA has {OKVQA_ROWS:,} to train on; "
             f"{train['ok_vqa']['samples']:,} of them are in train."
         )
+    named = [source for source, said in train.items() if said["pictures"] > said["nameless_pictures"]]
     for source, said in train.items():
+        if said["nameless_pictures"] and named:
+            notes.append(
+                f"{source}: {said['nameless_pictures']:,} pictures came without COCO's name, so they may be in val "
+                f"under the name that {', '.join(named)} uses."
+            )
         if said["without_label"]:
-            notes.append(f"{source}: {said['without_label']:,} samples have no answer within --max_length and will be left out.")
+            notes.append(
+                f"{source}: {said['without_label']:,} samples have no answer within --max_length and will be left out."
+            )
         if said["duplicates"] > 0.01 * said["samples"]:
             notes.append(f"{source}: {said['duplicates']:,} samples repeat another one word by word.")
     return notes
@@ -207,37 +217,43 @@ def summary(made: list[PreparedSet], rejects: list[Reject]) -> Table:
 def print_report(prepared: PreparedSet) -> None:
     """The training sources beside the guide's table, and the notes."""
     report = json.loads((prepared.folder / REPORT).read_text(encoding="utf-8"))
+    train = report["splits"]["train"]
     table = Table(
-        "train", "samples", "turns", "question words", "tokens", "answer words", "tokens", "answer types",
-        "cut", "duplicates", title=f"{prepared.folder.name}; the guide's numbers in brackets", title_justify="left",
-    )  # fmt: skip
-    for source, said in report["splits"]["train"].items():
-        guide = GUIDE.get(source, {})
-        typed = sum(said["answer_types"].values())
-        kinds = [
-            f"{kind} {count / typed:.0%}" + _bracket(guide.get("answer_types", {}).get(kind), "{:.0%}")
-            for kind, count in said["answer_types"].items()
-        ]
-        words = [
-            f"{said[f'{side}_words']['mean']:.1f}" + _bracket(guide.get(f"{side}_words"), "{:.1f}")
-            for side in ("question", "answer")
-        ]
-        tokens = [f"{said[f'{side}_tokens']['mean']:.1f}" for side in ("question", "answer")]
+        "train", *map(escape, train), title=f"{prepared.folder.name} (the guide's table)", title_justify="left"
+    )
+    for name in ("samples", "turns", "truncated", "without_label", "duplicates"):
+        label = {"truncated": f"cut at {report['max_length']} positions", "without_label": "no answer left"}.get(
+            name, name
+        )
         table.add_row(
-            escape(source), f"{said['samples']:,}" + _bracket(guide.get("samples"), "{:,}"), f"{said['turns']:,}",
-            words[0], tokens[0], words[1], tokens[1], ", ".join(kinds), f"{said['truncated']:,}",
-            f"{said['duplicates']:,}",
-        )  # fmt: skip
+            label, *(_beside(said[name], GUIDE.get(source, {}).get(name), ",") for source, said in train.items())
+        )
+    for name in LENGTHS:
+        planned = [GUIDE.get(source, {}).get(name) for source in train]
+        means = [said[name]["mean"] for said in train.values()]
+        table.add_row(name.replace("_", " "), *(_beside(m, p, ".1f") for m, p in zip(means, planned, strict=True)))
+    for kind in sorted({kind for said in train.values() for kind in said["answer_types"]}):
+        table.add_row(
+            kind, *(_share(said["answer_types"], kind, GUIDE.get(source, {})) for source, said in train.items())
+        )
     console.print(table)
     for split, sources in report["read"].items():
         for name, read in sources.items():
             if read["rejected"]:
                 gone = f", {read['pictures_missing']:,} pictures missing" if read["pictures_missing"] else ""
-                console.print(f"[yellow]{split} {name}[/]: {read['rejected']:,} of {read['rows']:,} rows rejected{gone}")
+                console.print(
+                    f"[yellow]{split} {name}[/]: {read['rejected']:,} of {read['rows']:,} rows rejected{gone}"
+                )
     for note in report["notes"]:
         console.print(f"[yellow]note:[/] {escape(note)}")
     console.print(f"[dim]{escape(str(prepared.folder / PAGE))} has the histograms.[/]", soft_wrap=True)
 
 
-def _bracket(value: float | None, form: str) -> str:
-    return "" if value is None else f" ({form.format(value)})"
+def _beside(value: float, planned: float | None, form: str) -> str:
+    return f"{value:{form}}" + ("" if planned is None else f" ({planned:{form}})")
+
+
+def _share(kinds: dict[str, int], kind: str, guide: dict[str, Any]) -> str:
+    if not kinds:
+        return ""
+    return _beside(kinds.get(kind, 0) / sum(kinds.values()), guide.get("answer_types", {}).get(kind), ".0%")

@@ -11,11 +11,12 @@ from embervlm.data.captions import captions_file
 from embervlm.data.llava import LlavaFile, LlavaMaker
 from embervlm.data.official import Source
 from embervlm.data.settings import PrepareSettings
+from embervlm.data.tables import TableFiles, TableMaker
 from embervlm.data.unified import UnifiedFile
 from embervlm.data.vqa import VqaFiles
 from embervlm.errors import UserError
 
-STAGES = {1: ("caption",), 2: ("llava", "vqa", "okvqa", "jsonl")}
+STAGES = {1: ("caption",), 2: ("llava", "vqa", "okvqa", "jsonl", "parquet")}
 """Sources by stage, in the order of their records."""
 PREFIXES = {"train": "", "val": "val_"}
 Opener = Callable[[], Source]
@@ -34,7 +35,8 @@ def opened_later(settings: PrepareSettings, split: str) -> dict[str, list[Opener
     caption = template("--caption_prompt", settings.caption_prompt)
     found: dict[str, list[Opener]] = {
         "caption": [
-            partial(captions_file, path, prefix, caption) for prefix, path in _prefixed(f"{tag}caption", files("captions"))
+            partial(captions_file, path, prefix, caption)
+            for prefix, path in _prefixed(f"{tag}caption", files("captions"))
         ],
         "llava": [
             partial(LlavaFile, path, LlavaMaker(prefix, "llava_instruct"))
@@ -42,6 +44,10 @@ def opened_later(settings: PrepareSettings, split: str) -> dict[str, list[Opener
         ],
         "jsonl": [partial(UnifiedFile, path) for path in files("jsonl")],
     }
+    found["parquet"] = [
+        partial(TableFiles, path, TableMaker(prefix, settings.image_root, prompts["vqa"], prompts["okvqa"]))
+        for prefix, path in _prefixed(f"{tag}parquet", files("parquet"))
+    ]
     for name in ("vqa", "okvqa"):
         pairs = _pairs(PREFIXES[split] + name, files(name), files(f"{name}_annotations"))
         found[name] = [partial(VqaFiles, asked, said, name, prompts[name]) for asked, said in pairs]

@@ -91,7 +91,8 @@ class VqaMaker:
                 f"question {question.get('question_id')} is about image {question.get('image_id')}, "
                 f"its annotation about {note.get('image_id')}"
             )
-        answers_of(note, "answer")
+        if not note.get("answers"):
+            raise BadRow(f"question {question.get('question_id')} has no answers")
         image = _image_name(question.get("image_id"), self.subset)
         return vqa_record(note | question, self.kind, image, self.template)
 

@@ -1,4 +1,4 @@
-"""Work spread over processes, results in the order of the work: what is written does not depend on how many there are."""
+"""Work spread over processes, results in the order of the work: the same bytes for any number of processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_order(work: Callable[[Work], Result], items: Iterable[Work], processes: i
         yield from map(work, items)
         return
     # Spawned, since a fork of a process with threads (torch, tokenizers) may hang.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start_worker)
     under_way: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -51,7 +51,7 @@ def in_order(work: Callable[[Work], Result], items: Iterable[Work], processes: i
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start() -> None:
-    """Ctrl-C is for the parent, which then ends the workers."""
+def start_worker() -> None:
+    """Initializer of a process. Ctrl-C is for the parent, which then ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

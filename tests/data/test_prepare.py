@@ -93,7 +93,11 @@ def test_prepared_again_replaces_the_set_and_leaves_nothing_behind(files: dict) 
     run_prepare(PrepareSettings(**{**files, "captions": ()}))
     assert sorted(p.name for p in files["out"].iterdir()) == ["stage1", "stage2"]
     assert sorted(p.name for p in (files["out"] / "stage2").iterdir()) == [
-        "data_report.html", "data_report.json", "dataset.json", "train.jsonl", "val.jsonl",
+        "data_report.html",
+        "data_report.json",
+        "dataset.json",
+        "train.jsonl",
+        "val.jsonl",
     ]
 
 
