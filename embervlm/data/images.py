@@ -9,6 +9,7 @@ import io
 import os
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -76,8 +77,7 @@ def load_image(path: str | Place) -> Image.Image:
     place = path if isinstance(path, Member) else Path(path)
     try:
         file = io.BytesIO(place.read()) if isinstance(place, Member) else place
-        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as picture:
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=_known_formats()) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(
                     f"{place} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it"
@@ -96,6 +96,13 @@ def load_image(path: str | Place) -> Image.Image:
         if isinstance(problem, Image.UnidentifiedImageError):
             reason = "no known format"
         raise UserError(f"{place} is not a readable picture ({reason}); replace or remove it") from problem
+
+
+@cache
+def _known_formats() -> list[str]:
+    """Those of FORMATS that this Pillow has."""
+    Image.init()  # without it `formats` may name only the five that are loaded first
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _upright(picture: Image.Image) -> Image.Image:

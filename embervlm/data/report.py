@@ -19,7 +19,7 @@ from rich.table import Table
 from embervlm.console import console
 from embervlm.data.gather import Gathered
 from embervlm.data.images import CONVERTED
-from embervlm.data.measure import Numbers
+from embervlm.data.measure import Numbers, join
 from embervlm.data.official import Reject
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.settings import PrepareSettings
@@ -79,13 +79,17 @@ def report_of(
 
 def _by_source(chosen: list[Chosen]) -> Iterator[tuple[str, Numbers, list[str | None], list[str]]]:
     """(source, numbers, answer types, pictures), of the records' own sources in the order of their first record."""
+    places: dict[str, list[tuple[Gathered, list[int]]]] = {}
     for part in chosen:
-        places: dict[str, list[int]] = {}
+        here: dict[str, list[int]] = {}
         for i in part.records:
-            places.setdefault(part.found.sources[i], []).append(i)
-        for source, records in places.items():
-            numbers = part.found.numbers().take(np.array(records, dtype=np.int64))
-            yield source, numbers, [part.found.kinds[i] for i in records], [part.found.pictures[i] for i in records]
+            here.setdefault(part.found.sources[i], []).append(i)
+        for source, records in here.items():
+            places.setdefault(source, []).append((part.found, records))
+    for source, parts in places.items():
+        numbers = join([found.numbers().take(np.array(records, dtype=np.int64)) for found, records in parts])
+        kinds = [found.kinds[i] for found, records in parts for i in records]
+        yield source, numbers, kinds, [found.pictures[i] for found, records in parts for i in records]
 
 
 def _describe(numbers: Numbers, kinds: list[str | None], pictures: list[str], max_length: int) -> dict[str, Any]:
