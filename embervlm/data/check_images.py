@@ -6,18 +6,14 @@ What was found is kept beside the sets: a run that was stopped goes on, another 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from embervlm.data.archives import Member
 from embervlm.data.images import Place, load_image
-from embervlm.data.workers import start_worker
+from embervlm.data.workers import Workers
 from embervlm.errors import UserError
 
 JOURNAL = "checked_images.jsonl"
@@ -39,13 +35,16 @@ def unreadable(places: Sequence[Place]) -> list[str | None]:
 class Decoder:
     """Decodes pictures that the journal does not know as they are now, and writes each result down at once."""
 
-    def __init__(self, journal: Path, pool: Executor | None) -> None:
-        self._pool = pool
+    def __init__(self, journal: Path, workers: Workers) -> None:
+        self._workers = workers
         self._known = dict(_read(journal))
         self._journal = journal.open("a", encoding="utf-8")
         self.decoded = 0
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._journal.close()
 
     def reasons(self, places: dict[str, Place]) -> dict[str, str]:
@@ -54,35 +53,13 @@ class Decoder:
         new = [name for name, stamp in stamps.items() if stamp not in self._known]
         chunks = [new[i : i + _CHUNK] for i in range(0, len(new), _CHUNK)]
         work = [[places[name] for name in chunk] for chunk in chunks]
-        try:
-            results = self._pool.map(unreadable, work) if self._pool else map(unreadable, work)
-            for chunk, found in zip(chunks, results, strict=True):
-                for name, reason in zip(chunk, found, strict=True):
-                    self._known[stamps[name]] = reason
-                    self._journal.write(json.dumps({"picture": stamps[name], "reason": reason}) + "\n")
-                self._journal.flush()
-                self.decoded += len(chunk)
-        except BrokenProcessPool as problem:
-            raise UserError(
-                "a process that decodes pictures has died, perhaps for want of memory; run the same command again with "
-                "--num_workers 1: it goes on where this one stopped"
-            ) from problem
+        for chunk, found in zip(chunks, self._workers.in_order(unreadable, work), strict=True):
+            for name, reason in zip(chunk, found, strict=True):
+                self._known[stamps[name]] = reason
+                self._journal.write(json.dumps({"picture": stamps[name], "reason": reason}) + "\n")
+            self._journal.flush()
+            self.decoded += len(chunk)
         return {name: reason for name, stamp in stamps.items() if (reason := self._known[stamp])}
-
-
-@contextmanager
-def decoder(folder: Path, processes: int) -> Iterator[Decoder]:
-    """A decoder whose journal lies in `folder`."""
-    pool = None
-    if processes > 1:
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start_worker)
-    found = Decoder(folder / JOURNAL, pool)
-    try:
-        yield found
-    finally:
-        found.close()
-        if pool:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _stamp(place: Place) -> str:

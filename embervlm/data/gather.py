@@ -21,7 +21,7 @@ from embervlm.data.listing import Listing
 from embervlm.data.measure import Numbers, join, measure
 from embervlm.data.official import Piece, Reject, Source
 from embervlm.data.record import Record
-from embervlm.data.workers import in_order
+from embervlm.data.workers import Workers
 from embervlm.errors import UserError
 
 _LOOKED_AT = 10_000
@@ -153,7 +153,7 @@ class Gatherer:
 
     checks: Checks
     image_tokens: int
-    processes: int
+    workers: Workers
     strict: bool
 
     def gather(self, into: Gathered, source: Source, advance: Callable[[int], None]) -> None:
@@ -164,7 +164,7 @@ class Gatherer:
         """
         with into.spool.open("ab") as spool:
             place = spool.tell()
-            for made in in_order(partial(make, image_tokens=self.image_tokens), source.pieces(), self.processes):
+            for made in self.workers.in_order(partial(make, image_tokens=self.image_tokens), source.pieces()):
                 self.checks.look(image for image in made.images if image is not None)
                 kept, rejects = self._check(made, into)
                 for i in kept:

@@ -17,7 +17,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embervlm.console import console
-from embervlm.data.check_images import JOURNAL, decoder
+from embervlm.data.check_images import JOURNAL, Decoder
 from embervlm.data.choose import subset, val_pictures
 from embervlm.data.gather import Checks, Gathered, Gatherer
 from embervlm.data.official import Reject
@@ -25,7 +25,7 @@ from embervlm.data.prepared import INFO, PreparedSet, open_prepared
 from embervlm.data.report import Chosen, print_report, report_of, summary, write_report
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.sources import STAGES, Opener, opened_later
-from embervlm.data.workers import processors
+from embervlm.data.workers import Workers, processors
 from embervlm.errors import UserError
 from embervlm.options import as_dict
 
@@ -74,11 +74,12 @@ def _gather(
     gathered: dict[str, dict[str, Gathered]] = {split: {} for split in openers}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
+        workers = stack.enter_context(Workers(_processes(settings)))
         pictures = None
         if settings.check_images:
-            pictures = stack.enter_context(decoder(settings.out, settings.num_workers or processors()))
+            pictures = stack.enter_context(Decoder(settings.out / JOURNAL, workers))
         checks = Checks(settings.image_root, settings.missing_images == "reject", pictures)
-        gatherer = Gatherer(checks, settings.image_tokens, _processes(settings), settings.strict)
+        gatherer = Gatherer(checks, settings.image_tokens, workers, settings.strict)
         progress = stack.enter_context(Progress(*columns, console=console, transient=True))
         for sources in STAGES.values():
             checks.new_stage()
@@ -98,8 +99,8 @@ def _gather(
 
 
 def _processes(settings: PrepareSettings) -> int:
-    if settings.num_workers:
-        return settings.num_workers
+    if settings.num_workers or settings.check_images:
+        return settings.num_workers or processors()
     paths = [path for value in vars(settings).values() if isinstance(value, tuple) for path in value]
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     large = sum(os.path.getsize(file) for file in files) >= _LARGE

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from embervlm.data import check_images
-from embervlm.data.check_images import JOURNAL, decoder
+from embervlm.data.check_images import JOURNAL, Decoder
 from embervlm.data.images import load_image, resolve_image
 from embervlm.data.prepare import run_prepare
 from embervlm.data.settings import PrepareSettings
+from embervlm.data.workers import Workers
 from embervlm.errors import UserError
 from tests.data.official_files import coco_pictures, picture, vqa_files
 
@@ -93,9 +94,9 @@ def test_a_run_that_was_killed_goes_on(settings: dict, decoded: list[str], monke
 def test_reasons_come_from_the_journal_too(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no")
     places = {"x.jpg": resolve_image(tmp_path, "x.jpg")}
-    with decoder(tmp_path, 1) as first:
+    with Decoder(tmp_path / JOURNAL, Workers(1)) as first:
         reasons = first.reasons(places)
-    with decoder(tmp_path, 1) as second:
+    with Decoder(tmp_path / JOURNAL, Workers(1)) as second:
         assert second.reasons(places) == reasons and "no known format" in reasons["x.jpg"] and second.decoded == 0
 
 
