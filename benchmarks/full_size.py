@@ -102,9 +102,11 @@ def _answer_lists(rng: np.random.Generator) -> dict[str, list[str]]:
 
 def _ten(pool: Sequence[str], rng: np.random.Generator, count: int) -> Iterator[list[str]]:
     """What ten people answer: a majority of 3 to 10 that agree, the others at random."""
-    odds = 1 / np.arange(1, len(pool) + 1) ** 1.05
+    odds = np.ones(2) if len(pool) == 2 else 1 / np.arange(1, len(pool) + 1) ** 1.05
     heap = np.cumsum(odds / odds.sum())
     draws = np.searchsorted(heap, rng.random((count, 10))).clip(0, len(pool) - 1)
+    if count >= 2 * len(pool):  # every answer is someone's majority at least once
+        draws[rng.choice(count, len(pool), replace=False), 0] = np.arange(len(pool))
     agree = rng.choice((3, 5, 7, 9, 10), count, p=(0.15, 0.2, 0.2, 0.2, 0.25))
     draws = np.where(np.arange(10) < agree[:, None], draws[:, :1], draws)
     yield from ([pool[i] for i in row] for row in draws.tolist())
@@ -218,12 +220,24 @@ def write_llava(folder: Path, train: np.ndarray, val: np.ndarray, share: float, 
                 if i == 0:
                     text = f"{text}\\n<image>" if at_end else f"<image>\\n{text}"
                 reply = next(said).capitalize()
-                turns.append(f'{{"from": "human", "value": "{text}"}}, {{"from": "gpt", "value": "{reply}."}}')
+                turns += [
+                    _indented(6, "from", "human", "value", text),
+                    _indented(6, "from", "gpt", "value", f"{reply}."),
+                ]
             name = f"{image:012d}"
-            yield f'{{"id": "{name}", "image": "{name}.jpg", "conversations": [{", ".join(turns)}]}}'
+            said_all = ",\n".join(turns)
+            head = f'\n  {{\n    "id": "{name}",\n    "image": "{name}.jpg",'
+            yield f'{head}\n    "conversations": [\n{said_all}\n    ]\n  }}'
 
     _write(folder / "llava_instruct_150k.json", "[", rows(), "]")
     return count
+
+
+def _indented(depth: int, *pairs: str) -> str:
+    """A small object as json.dump(indent=2) writes it; the official file is written so."""
+    blank = " " * depth
+    body = ",\n".join(f'{blank}  "{key}": "{value}"' for key, value in zip(pairs[::2], pairs[1::2], strict=True))
+    return f"{blank}{{\n{body}\n{blank}}}"
 
 
 def _names(train: np.ndarray, val: np.ndarray) -> Iterator[str]:

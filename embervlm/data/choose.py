@@ -36,7 +36,7 @@ def subset(kinds: Sequence[str | None], wanted: int, seed: int, source: str) -> 
     for kind in by_remainder[: wanted - sum(quotas.values())]:
         quotas[kind] += 1
     places: dict[str, list[int]] = {kind: [] for kind in counts}
-    for i, kind in enumerate(kinds):
-        places[kind or ""].append(i)
+    for i, its_kind in enumerate(kinds):
+        places[its_kind or ""].append(i)
     chance = random.Random(f"{seed}-{source}")
     return sorted(i for kind, quota in quotas.items() for i in chance.sample(places[kind], quota))
