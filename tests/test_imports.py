@@ -14,7 +14,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-_BASE = ("errors", "tokens", "console", "device", "options", "settings")
+_BASE = ("errors", "tokens", "bpe", "console", "device", "options", "settings")
 _PARTS = (*_BASE, "data", "distill", "model", "batch", "teachers")
 ARROWS = {
     # from -> what it may import of ours, besides its own folder
@@ -24,7 +24,8 @@ ARROWS = {
     "options": ("errors",),
     "settings": ("errors", "options"),
     "tokens": ("errors",),
-    "data": ("errors", "console", "options", "settings"),
+    "bpe": ("errors", "tokens"),
+    "data": ("errors", "bpe", "console", "options", "settings"),
     "distill": ("errors", "tokens", "teachers.outputs"),  # outputs holds types only
     "teachers": (*_BASE, "data"),
     "model": (*_BASE, "data", "distill"),
@@ -39,7 +40,7 @@ ARROWS = {
 """errors, tokens <- data <- batch; model; distill; teachers; train and evaluate above them; nothing imports cli."""
 
 HEAVY = {"torch", "torchvision", "transformers", "timm", "accelerate", "safetensors"}
-LIGHT = ("errors", "console", "options", "settings", "data", "cli")
+LIGHT = ("errors", "tokens", "bpe", "console", "options", "settings", "data", "cli")
 
 
 def imports_of(name: str) -> set[str]:

@@ -1,17 +1,29 @@
-"""From a picture's name in a record to RGB pixels: only inside the image root, and only whole, sane pictures."""
+"""From a picture's name in a record to RGB pixels: only inside the image root, and only whole, sane pictures.
+
+The image root is a folder, perhaps with archives in it (train2014.zip, images.tar), or an archive.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from embervlm.data.archives import Member, archives_of, find_member
 from embervlm.errors import UserError
 
 MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+"""What is opened, whatever the name says. Others (EPS, PDF, WMF) run programs or are documents."""
+CONVERTED = "converted"
+"""Folder of the image root for pictures that came inside a table."""
+Place = Path | Member
+"""Where a picture is: a file, or a file inside an archive."""
 _COCO = re.compile(r"^COCO_(?P<subset>[a-z0-9-]+)_\d{12}\.\w+$")
 _BARE = re.compile(r"^\d{12}\.\w+$")
 
@@ -29,41 +41,76 @@ def candidates(name: str) -> list[str]:
     return places
 
 
-def resolve_image(root: Path, name: str) -> Path:
-    """The picture's file below `root`. UserError when it is missing or would lie outside (absolute, `..`, a link)."""
+def resolve_image(root: Path, name: str) -> Place:
+    """The picture's file below `root`, or its place in an archive there.
+
+    Raises:
+        UserError: it is missing, or would lie outside the root (absolute, `..`, a link).
+    """
     inside = os.path.realpath(root)
-    for place in candidates(name):
-        path = os.path.realpath(os.path.join(inside, place))
-        if os.path.commonpath((inside, path)) != inside:
-            raise UserError(f"the image {name!r} lies outside the image root {root}; such paths are refused")
-        if os.path.isfile(path):
-            return Path(path)
-    raise UserError(f"the image {name!r} is not below {root} (first tried {Path(root) / name}); check --image_root")
+    places = candidates(name)
+    try:
+        for place in places:
+            path = os.path.realpath(os.path.join(inside, place))
+            if os.path.commonpath((inside, path)) != inside:
+                raise UserError(f"the image {name!r} lies outside the image root {root}; such paths are refused")
+            if os.path.isfile(path) and path != inside:
+                return Path(path)
+    except ValueError as problem:  # a NUL, half a surrogate pair
+        raise UserError(f"the image {name!r} has a name that no file can have ({problem})") from problem
+    for archive in archives_of(Path(inside)):
+        if member := find_member(archive, places):
+            return member
+    raise missing(root, name)
 
 
-def load_image(path: str | Path) -> Image.Image:
+def missing(root: Path, name: str) -> UserError:
+    """What is said about a picture that is nowhere."""
+    return UserError(f"the image {name!r} is not below {root} (first tried {Path(root) / name}); check --image_root")
+
+
+def load_image(path: str | Place) -> Image.Image:
     """RGB pixels of a file: EXIF orientation applied, first frame, transparency on white, 16 bits reduced to 8.
 
     Raises UserError for what is no picture, is cut off, has no pixels or would be larger than `MAX_PIXELS`.
     """
-    path = Path(path)
+    place = path if isinstance(path, Member) else Path(path)
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")
+        file = io.BytesIO(place.read()) if isinstance(place, Member) else place
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=_known_formats()) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(
-                    f"{path} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it"
+                    f"{place} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it"
                 )
+            if not picture.width * picture.height:
+                raise UserError(f"{place} is not a readable picture (it has no pixels); replace or remove it")
             picture.seek(0)
             picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            return to_rgb(_upright(picture))
     except UserError:
         raise
     except FileNotFoundError as problem:
-        raise UserError(f"there is no picture {path}") from problem
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, UnidentifiedImageError) as problem:
-        reason = str(problem).replace(str(path), "").strip(" '") or type(problem).__name__
-        raise UserError(f"{path} is not a readable picture ({reason}); replace or remove it") from problem
+        raise UserError(f"there is no picture {place}") from problem
+    except Exception as problem:  # on broken bytes decoders raise what they like, struct.error and IndexError included
+        reason = str(problem).replace(str(place), "").strip(" '") or type(problem).__name__
+        if isinstance(problem, Image.UnidentifiedImageError):
+            reason = "no known format"
+        raise UserError(f"{place} is not a readable picture ({reason}); replace or remove it") from problem
+
+
+@cache
+def _known_formats() -> list[str]:
+    """Those of FORMATS that this Pillow has."""
+    Image.init()  # without it `formats` may name only the five that are loaded first
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """As the camera was held. A picture with broken EXIF data stays as it is: its pixels are whole."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:
+        return picture
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

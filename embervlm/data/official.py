@@ -1,18 +1,17 @@
-"""What the readers of the official files share: JSON with a clear complaint, and rows that are read or rejected."""
+"""What the readers of the official files share: rows read or rejected, pieces of files as work for processes."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from embervlm.data.record import Record
-from embervlm.errors import UserError
 
 _DIGITS = re.compile(r"(\d{12})\.\w+$")
+PIECE = 2000
+"""Rows that go to a process at once: milliseconds of work against microseconds of sending."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,51 @@ class Reject:
     file: str
     row: int
     reason: str
+    unit: str = "row"  # rows count from 0, lines of a JSONL file from 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, self.unit: self.row, "reason": self.reason}
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.unit} {self.row}: {self.reason}"
 
 
 class BadRow(ValueError):
     """Raised inside a reader for one row; the message is the reason."""
+
+
+class Maker(Protocol):
+    """How one row becomes a record. Travels to other processes, so it is a small frozen dataclass."""
+
+    def make(self, number: int, row: Any) -> Record:
+        """Raises BadRow for a row that cannot be used."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of one file, in their order, as they stand in the file."""
+
+    maker: Maker
+    file: str
+    rows: Sequence[tuple[int, Any]]  # (number, what the maker takes)
+    unit: str = "row"
+
+    def records(self) -> Iterator[tuple[int, Record | Reject]]:
+        """(number, the record or why there is none)."""
+        for number, row in self.rows:
+            try:
+                yield number, self.maker.make(number, row)
+            except BadRow as problem:
+                yield number, Reject(self.file, number, str(problem), self.unit)
+
+
+class Source(Protocol):
+    """A file, or a pair of files, of one official format."""
+
+    def __len__(self) -> int: ...
+
+    def pieces(self) -> Iterable[Piece]: ...
 
 
 @dataclass
@@ -35,35 +75,23 @@ class Read:
     records: list[Record] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
-    def rows(self, file: Path, rows: Iterable[Any], make: Callable[[int, Any], Record]) -> None:
-        """`make(row number, row)` for each row; a BadRow is kept as a reject."""
-        for number, row in enumerate(rows):
-            try:
-                self.records.append(make(number, row))
-            except BadRow as problem:
-                self.rejects.append(Reject(str(file), number, str(problem)))
 
-    def __iadd__(self, other: Read) -> Read:
-        self.records += other.records
-        self.rejects += other.rejects
-        return self
+def read(source: Source) -> Read:
+    """All of a source, in this process and in memory."""
+    found = Read()
+    for piece in source.pieces():
+        for _, made in piece.records():
+            if isinstance(made, Reject):
+                found.rejects.append(made)
+            else:
+                found.records.append(made)
+    return found
 
 
-def load_json(path: Path, expected: type | tuple[type, ...], what: str) -> Any:
-    """The file's content. UserError when it is missing, not JSON, or not of the `expected` type (dict or list)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as problem:
-        raise UserError(
-            f"{path} is not JSON: {problem.msg} at line {problem.lineno}, column {problem.colno}; download it again"
-        ) from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "not UTF-8 text"
-        raise UserError(f"cannot read {path} ({reason}); expected {what}") from problem
-    if not isinstance(content, expected):
-        found = "an object" if isinstance(content, dict) else "an array" if isinstance(content, list) else "one value"
-        raise UserError(f"{path} holds {found}; expected {what}")
-    return content
+def cut(rows: Sequence[Any], size: int = PIECE) -> Iterator[list[tuple[int, Any]]]:
+    """Numbered rows, some at a time."""
+    for start in range(0, len(rows), size):
+        yield list(enumerate(rows[start : start + size], start))
 
 
 def text(row: Any, key: str) -> str:
@@ -74,6 +102,11 @@ def text(row: Any, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"{key} is missing or empty")
     return value.strip()
+
+
+def ask(template: str, question: str) -> str:
+    """The question in a prompt template."""
+    return template.replace("{question}", question)
 
 
 def image_key(name: str) -> str:

@@ -5,177 +5,165 @@ Read, check, split by picture, choose, write. `train` and `val` share no picture
 
 from __future__ import annotations
 
+import hashlib
 import json
-import random
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embervlm.data.captions import read_captions
-from embervlm.data.images import resolve_image
-from embervlm.data.llava import read_llava
-from embervlm.data.official import Read, Reject, image_key
-from embervlm.data.prepared import PreparedSet
-from embervlm.data.record import Record, read_records
+from embervlm.console import console
+from embervlm.data.check_images import JOURNAL, Decoder
+from embervlm.data.choose import subset, val_pictures
+from embervlm.data.gather import Checks, Gathered, Gatherer
+from embervlm.data.official import Reject
+from embervlm.data.prepared import INFO, PreparedSet, open_prepared
+from embervlm.data.report import Chosen, print_report, report_of, summary, write_report
 from embervlm.data.settings import PrepareSettings
-from embervlm.data.shows import add_descriptions
-from embervlm.data.vqa import read_okvqa, read_vqa
-from embervlm.data.writing import write_prepared
+from embervlm.data.shows import Descriptions
+from embervlm.data.sources import STAGES, Opener, opened_later
+from embervlm.data.workers import Workers, processors
 from embervlm.errors import UserError
+from embervlm.options import as_dict
 
 REJECTS = "rejects.jsonl"
-_STAGES = {1: ("caption",), 2: ("llava", "vqa", "okvqa", "jsonl")}
+_NOT_KEPT = ("out", "image_root", "num_workers")
+"""Settings that change nothing in the records."""
+_LARGE = 32 << 20
+"""Bytes of official files from which other processes are worth their start."""
 
 
 def run_prepare(settings: PrepareSettings) -> list[PreparedSet]:
     """`embervlm prepare`: writes the stages that have sources and prints what became of every source."""
-    console = Console(highlight=False)
-    read = {
-        "train": _read_split(settings, ""),
-        "val": _read_split(settings, "val_"),
-    }
-    if not any(found.records or found.rejects for split in read.values() for found in split.values()):
+    openers = {split: opened_later(settings, split) for split in ("train", "val")}
+    if not any(files for split in openers.values() for files in split.values()):
         raise UserError("nothing to prepare: give at least one of --llava, --vqa, --okvqa, --captions, --jsonl")
-    for split in read.values():
-        for source, found in split.items():
-            _check_images(source, found, settings)
-    rejects = [reject for split in read.values() for found in split.values() for reject in found.rejects]
-    _judge(rejects, sum(len(f.records) for split in read.values() for f in split.values()), settings)
-    if settings.descriptions:
-        taught = [split[source] for split in read.values() for source in _STAGES[2]]
-        console.print(add_descriptions(taught, settings.descriptions), soft_wrap=True)
+    if settings.check_images and settings.missing_images == "ignore":
+        raise UserError("--check_images decodes every picture, --missing_images ignore looks at none; leave one out")
+    for stage in STAGES:
+        _refuse_foreign(settings.out / f"stage{stage}")
+    told = Descriptions(settings.descriptions) if settings.descriptions else None
     made = []
-    for stage, sources in _STAGES.items():
-        train = {s: read["train"][s].records for s in sources if read["train"][s].records}
-        val = {s: read["val"][s].records for s in sources if read["val"][s].records}
-        if train:
-            splits, dropped = _split(train, val, settings)
-            made.append(_write(settings, stage, splits, rejects, dropped))
-        elif val:
-            raise UserError(f"stage {stage} has val files but no train files ({', '.join(val)}); give both")
-    console.print(_summary(made, rejects))
+    with _workspace(settings.out) as space:
+        gathered = _gather(settings, openers, space)
+        rejects = [r for split in gathered.values() for found in split.values() for r in found.rejects]
+        _judge(rejects, sum(f.rows for split in gathered.values() for f in split.values()), settings)
+        for stage, sources in STAGES.items():
+            train, val = (
+                {s: gathered[split][s] for s in sources if len(gathered[split][s])} for split in ("train", "val")
+            )
+            if train:
+                chosen, dropped = _split(train, val, settings)
+                read = {split: {s: gathered[split][s] for s in sources} for split in gathered}
+                made.append(
+                    _write(settings, stage, chosen, read, rejects, dropped, space, told if stage == 2 else None)
+                )
+            elif val:
+                raise UserError(f"stage {stage} has val files but no train files ({', '.join(val)}); give both")
+    (settings.out / REJECTS).unlink(missing_ok=True)  # of an earlier attempt that stopped
+    console.print(summary(made, rejects))
+    for prepared in made:
+        print_report(prepared)
     return made
 
 
-def _read_split(settings: PrepareSettings, prefix: str) -> dict[str, Read]:
-    def paths(name: str) -> tuple[Path, ...]:
-        return getattr(settings, prefix + name)
-
-    def joined(name: str, reader: Callable[[Path, Path | None, str], Read]) -> Read:
-        questions, annotations = paths(name), paths(f"{name}_annotations")
-        if len(questions) != len(annotations):
-            raise UserError(
-                f"--{prefix}{name} has {len(questions)} files and --{prefix}{name}_annotations {len(annotations)}; "
-                "each questions file needs its annotations file, in the same order"
-            )
-        return _sum(reader(q, a, settings.vqa_prompt) for q, a in zip(questions, annotations, strict=True))
-
-    tag = "val-" if prefix else ""
-    captions = _sum(_renumber(read_captions(p), f"{tag}caption", i) for i, p in enumerate(paths("captions")))
-    llava = _sum(_renumber(read_llava(p), f"{tag}llava", i) for i, p in enumerate(paths("llava")))
-    jsonl = Read([record for path in paths("jsonl") for record in read_records(path)])
-    return {
-        "caption": captions,
-        "llava": llava,
-        "vqa": joined("vqa", read_vqa),
-        "okvqa": joined("okvqa", read_okvqa),
-        "jsonl": jsonl,
-    }
-
-
-def _sum(reads: Iterable[Read]) -> Read:
-    total = Read()
-    for read in reads:
-        total += read
-    return total
+def _gather(
+    settings: PrepareSettings, openers: dict[str, dict[str, list[Opener]]], space: Path
+) -> dict[str, dict[str, Gathered]]:
+    """Split -> source -> its good records. Ids differ within a stage, so stages come one after the other."""
+    gathered: dict[str, dict[str, Gathered]] = {split: {} for split in openers}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ExitStack() as stack:
+        workers = stack.enter_context(Workers(_processes(settings)))
+        pictures = None
+        if settings.check_images:
+            pictures = stack.enter_context(Decoder(settings.out / JOURNAL, workers))
+        checks = Checks(settings.image_root, settings.missing_images == "reject", pictures)
+        gatherer = Gatherer(checks, settings.image_tokens, workers, settings.strict)
+        progress = stack.enter_context(Progress(*columns, console=console, transient=True))
+        for sources in STAGES.values():
+            checks.new_stage()
+            for split, files in openers.items():
+                for name in sources:
+                    found = gathered[split][name] = Gathered(name, space / f"{split}.{name}.jsonl")
+                    found.spool.touch()
+                    for i, opener in enumerate(files[name], start=1):
+                        part = f" {i}/{len(files[name])}" if len(files[name]) > 1 else ""
+                        bar = progress.add_task(f"{split} {name}{part}", total=None)
+                        source = opener()
+                        progress.update(bar, total=len(source))
+                        gatherer.gather(found, source, lambda rows, bar=bar: progress.advance(bar, rows))  # type: ignore[misc]
+    if pictures:
+        console.print(f"{pictures.decoded:,} pictures decoded; what was found is in {settings.out / JOURNAL}")
+    return gathered
 
 
-def _renumber(read: Read, prefix: str, file: int) -> Read:
-    """Ids by row number must differ between files and splits: llava-17, llava-1.17, val-llava-17."""
-    start = f"{prefix}-" if file == 0 else f"{prefix}-{file}."
-    return Read([_with_id(r, start + r.id.rsplit("-", 1)[1]) for r in read.records], read.rejects)
+def _processes(settings: PrepareSettings) -> int:
+    if settings.num_workers or settings.check_images:
+        return settings.num_workers or processors()
+    paths = [path for value in vars(settings).values() if isinstance(value, tuple) for path in value]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    large = sum(os.path.getsize(file) for file in files) >= _LARGE
+    return processors() if large else 1
 
 
-def _with_id(record: Record, record_id: str) -> Record:
-    return Record(
-        record_id,
-        record.image,
-        record.instruction,
-        record.response,
-        record.conversations,
-        record.answers,
-        record.answer_type,
-        record.metadata,
-    )
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """A folder for half-done work inside `out`, gone afterwards, together with `out` where that stays empty."""
+    was_there = out.exists()
+    space = out / f".prepare.{os.getpid()}.partial"
+    shutil.rmtree(space, ignore_errors=True)
+    space.mkdir(parents=True)
+    try:
+        yield space
+    finally:
+        shutil.rmtree(space, ignore_errors=True)
+        if not was_there and not any(out.iterdir()):
+            out.rmdir()
 
 
-def _check_images(source: str, read: Read, settings: PrepareSettings) -> None:
-    """Records whose picture is missing or lies outside the root become rejects; a missing root is one error."""
-    reasons: dict[str, str | None] = {}
-    kept: list[Record] = []
-    for record in track(
-        read.records, f"checking the pictures of {source}", transient=True, disable=len(read.records) < 20_000
-    ):
-        if record.image is not None and record.image not in reasons:
-            try:
-                resolve_image(settings.image_root, record.image)
-                reasons[record.image] = None
-            except UserError as problem:
-                reasons[record.image] = str(problem)
-        reason = reasons.get(record.image) if record.image is not None else None
-        if reason:
-            read.rejects.append(Reject(f"{source}:{record.id}", len(kept), reason))
-        else:
-            kept.append(record)
-    if reasons and all(reasons.values()):
-        raise UserError(f"none of the {len(reasons):,} pictures of {source} is there: {next(iter(reasons.values()))}")
-    read.records = kept
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / INFO).is_file():
+        raise UserError(f"{folder} holds other files than a prepared set; choose another --out or empty it")
 
 
-def _judge(rejects: list[Reject], kept: int, settings: PrepareSettings) -> None:
-    if not rejects:
-        return
-    first = f"the first: {rejects[0].file}, row {rejects[0].row}: {rejects[0].reason}"
-    if settings.strict:
-        raise UserError(f"{len(rejects):,} rows cannot be used ({first}); mend them or leave out --strict")
-    share = len(rejects) / (len(rejects) + kept)
+def _judge(rejects: list[Reject], rows: int, settings: PrepareSettings) -> None:
+    """Too many bad rows stop here, before anything is replaced; they stay in `out`/rejects.jsonl to be looked at."""
+    share = len(rejects) / max(1, rows)
     if share > settings.max_rejects:
+        path = settings.out / REJECTS
+        _write_rejects(path, rejects)
         raise UserError(
-            f"{len(rejects):,} of {len(rejects) + kept:,} rows cannot be used, more than {settings.max_rejects:.1%} "
-            f"({first}); mend the files or raise --max_rejects"
+            f"{len(rejects):,} of {rows:,} rows cannot be used, more than {settings.max_rejects:.1%} "
+            f"(the first: {rejects[0]}; all are in {path}); mend the files or raise --max_rejects"
         )
 
 
 def _split(
-    train: dict[str, list[Record]], val: dict[str, list[Record]], settings: PrepareSettings
-) -> tuple[dict[str, list[Record]], int]:
-    """{"train": records, "val": records} without a common picture, and how many train records that cost."""
-    if not val:
-        pictures = sorted({_key(r) for records in train.values() for r in records})
-        random.Random(f"{settings.seed}-split").shuffle(pictures)
-        # At least one picture, or an evaluation would have nothing to look at.
-        chosen = (
-            set(pictures[: max(1, round(settings.val_fraction * len(pictures)))]) if settings.val_fraction else set()
-        )
-        val = {source: [r for r in records if _key(r) in chosen] for source, records in train.items()}
-        train = {source: [r for r in records if _key(r) not in chosen] for source, records in train.items()}
-        dropped = 0
+    train: dict[str, Gathered], val: dict[str, Gathered], settings: PrepareSettings
+) -> tuple[dict[str, list[Chosen]], int]:
+    """{"train": ..., "val": ...} without a common picture, and how many train records that cost."""
+    dropped = 0
+    if val:
+        held = {picture for found in val.values() for picture in found.pictures}
+        for_val = [Chosen(found, list(range(len(found)))) for found in val.values()]
     else:
-        held = {_key(r) for records in val.values() for r in records if r.image is not None}
-        before = sum(map(len, train.values()))
-        train = {source: [r for r in records if _key(r) not in held] for source, records in train.items()}
-        dropped = before - sum(map(len, train.values()))
-    splits = {
-        "train": [r for source, records in train.items() for r in _subset(source, records, settings)],
-        "val": [r for records in val.values() for r in records],
-    }
-    for name, records in splits.items():
-        if not records:
+        held = val_pictures((p for f in train.values() for p in f.pictures), settings.val_fraction, settings.seed)
+        for_val = [Chosen(f, [i for i, p in enumerate(f.pictures) if p in held]) for f in train.values()]
+    for_train = []
+    for name, found in train.items():
+        rest = [i for i, picture in enumerate(found.pictures) if picture not in held]
+        dropped += len(found) - len(rest) if val else 0
+        wanted = getattr(settings, f"{name}_samples", 0)
+        kept = subset([found.kinds[i] for i in rest], wanted, settings.seed, name)
+        for_train.append(Chosen(found, [rest[i] for i in kept]))
+    splits = {"train": for_train, "val": for_val}
+    for name, chosen in splits.items():
+        if not any(part.records for part in chosen):
             raise UserError(
                 f"the split {name!r} would be empty; give more data, "
                 + ("or val files or a larger --val_fraction" if name == "val" else "or fewer pictures to val")
@@ -183,45 +171,47 @@ def _split(
     return splits, dropped
 
 
-def _key(record: Record) -> str:
-    return image_key(record.image) if record.image is not None else f"text:{record.id}"
-
-
-def _subset(source: str, records: list[Record], settings: PrepareSettings) -> list[Record]:
-    wanted = getattr(settings, f"{source}_samples", 0)
-    if not wanted or wanted >= len(records):
-        return records
-    chosen = random.Random(f"{settings.seed}-{source}").sample(range(len(records)), wanted)
-    return [records[i] for i in sorted(chosen)]
-
-
 def _write(
-    settings: PrepareSettings, stage: int, splits: dict[str, list[Record]], rejects: list[Reject], dropped: int
+    settings: PrepareSettings,
+    stage: int,
+    splits: dict[str, list[Chosen]],
+    read: dict[str, dict[str, Gathered]],
+    rejects: list[Reject],
+    dropped: int,
+    space: Path,
+    told: Descriptions | None,
 ) -> PreparedSet:
-    lines = [json.dumps(asdict(reject), ensure_ascii=False) for reject in rejects]
-    more = {
-        "dropped_from_train_for_val_pictures": dropped,
-        "settings": {k: _plain(v) for k, v in asdict(settings).items() if k not in ("out", "image_root")},
-    }
-    files = {REJECTS: "\n".join(lines) + "\n"} if lines else {}
-    return write_prepared(settings.out / f"stage{stage}", settings.image_root, splits, more, files)
+    """Into a folder beside the wanted one, then renamed: a half-written set never has the right name."""
+    folder = settings.out / f"stage{stage}"
+    partial = space / folder.name
+    partial.mkdir()
+    root = os.path.relpath(settings.image_root.resolve(), folder.resolve())
+    info: dict[str, Any] = {"image_root": root, "splits": {}}
+    report = report_of(splits, read, settings)
+    for name, chosen in splits.items():
+        digest = hashlib.sha256()
+        with (partial / f"{name}.jsonl").open("wb") as file:
+            for part in chosen:
+                for plain in part.found.lines(part.records):
+                    line = told.add(plain) if told else plain
+                    file.write(line)
+                    digest.update(line)
+        info["splits"][name] = report["totals"][name] | {"sha256": digest.hexdigest()}
+    if told:
+        console.print(told.summary(), soft_wrap=True)
+    info["dropped_from_train_for_val_pictures"] = dropped
+    info["settings"] = {k: v for k, v in as_dict(settings).items() if k not in _NOT_KEPT}
+    if rejects:
+        _write_rejects(partial / REJECTS, rejects)
+    write_report(partial, report)
+    (partial / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    old = space / f"{folder.name}.old"
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    return open_prepared(folder)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value.as_posix() if isinstance(value, Path) else value
-
-
-def _summary(made: list[PreparedSet], rejects: list[Reject]) -> Table:
-    table = Table(
-        "folder", "split", "records", "pictures", "turns", "words asked", "words answered", "sources",
-        title=f"Prepared ({len(rejects):,} rows rejected)", title_justify="left",
-    )  # fmt: skip
-    for prepared in made:
-        for name, split in prepared.info["splits"].items():
-            sources = ", ".join(f"{source} {count:,}" for source, count in split["sources"].items())
-            numbers = [f"{split[key]:,}" for key in ("records", "pictures", "turns")]
-            words = [f"{split['mean_question_words']:.1f}", f"{split['mean_answer_words']:.1f}"]
-            table.add_row(str(prepared.folder), name, *numbers, *words, sources)
-    return table
+def _write_rejects(path: Path, rejects: list[Reject]) -> None:
+    lines = [json.dumps(reject.to_json(), ensure_ascii=False) for reject in rejects]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")

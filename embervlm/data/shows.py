@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embervlm.data.official import Read, image_key, load_json
+from embervlm.data.official import BadRow, image_key
 from embervlm.data.record import Record
+from embervlm.data.rows import parse, scan_object
 from embervlm.errors import UserError
 
 SHOWS = "shows"
@@ -33,7 +35,11 @@ def read_descriptions(paths: Sequence[Path]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        content = load_json(path, dict, "an object {image: text}, or COCO's captions or instances")
+        values = scan_object(path, "an object {image: text}, or COCO's captions or instances")
+        try:
+            content = {key: parse(value) for key, value in values.items()}
+        except BadRow as problem:
+            raise UserError(f"{path} cannot be read: {problem}; download it again") from None
         coco = isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list)
         for image, said in _coco(path, content) if coco else content.items():
             texts = [said] if isinstance(said, str) else said
@@ -43,23 +49,33 @@ def read_descriptions(paths: Sequence[Path]) -> dict[str, list[str]]:
     return dict(found)
 
 
-def add_descriptions(reads: Iterable[Read], paths: Sequence[Path]) -> str:
-    """Puts the files' texts into the records' metadata, and says how many pictures have one.
+class Descriptions:
+    """The files' texts, on their way into the records' metadata."""
 
-    Raises:
-        UserError: no picture has one; the names of other pictures, most likely.
-    """
-    descriptions = read_descriptions(paths)
-    pictures: set[str] = set()
-    for read in reads:
-        read.records = [described(record, descriptions) for record in read.records]
-        pictures |= {image_key(record.image) for record in read.records if record.image is not None}
-    without = sorted(pictures - descriptions.keys())
-    if pictures and len(without) == len(pictures):
-        some = next(iter(descriptions), "nothing")
-        raise UserError(f"--descriptions tells of {some}, ..., and of none of the pictures, such as {without[0]}")
-    missing = f"; {len(without):,} have none, such as {without[0]}" if without else ""
-    return f"What the picture shows is told of {len(pictures) - len(without):,} of {len(pictures):,} pictures{missing}."
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._texts = read_descriptions(paths)
+        self._pictures: set[str] = set()
+
+    def add(self, line: bytes) -> bytes:
+        """A line of the unified format, with its picture's texts in the metadata."""
+        record = Record.from_json(json.loads(line), "a prepared record")
+        if record.image is None:
+            return line
+        self._pictures.add(image_key(record.image))
+        return (json.dumps(described(record, self._texts).to_json(), ensure_ascii=False) + "\n").encode("utf-8")
+
+    def summary(self) -> str:
+        """How many of the pictures have a text.
+
+        Raises:
+            UserError: none has; the names are other pictures', most likely.
+        """
+        count, without = len(self._pictures), sorted(self._pictures - self._texts.keys())
+        if count and len(without) == count:
+            some = next(iter(self._texts), "nothing")
+            raise UserError(f"--descriptions tells of {some}, ..., and of none of the pictures, such as {without[0]}")
+        missing = f"; {len(without):,} have none, such as {without[0]}" if without else ""
+        return f"What the picture shows is told of {count - len(without):,} of {count:,} pictures{missing}."
 
 
 def described(record: Record, descriptions: Mapping[str, Sequence[str]]) -> Record:

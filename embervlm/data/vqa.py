@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embervlm.data.official import BadRow, Read, load_json, text
+import msgspec
+
+from embervlm.data.official import BadRow, Piece, Read, ask, cut, read, text
 from embervlm.data.record import Record
+from embervlm.data.rows import list_of, parse, scan_object
 from embervlm.errors import UserError
 
 ANSWER_TYPES = ("yes/no", "number", "other")
@@ -15,82 +20,153 @@ ANSWER_TYPES = ("yes/no", "number", "other")
 
 def read_vqa(questions: Path, annotations: Path | None, template: str = "{question}") -> Read:
     """VQA-v2. The response is the file's `multiple_choice_answer`, the most common one; all ten stay for scoring."""
-    return _read(questions, annotations, template, "vqa", "vqa_v2", "answer")
+    return read(VqaFiles(questions, annotations, "vqa", template))
 
 
 def read_okvqa(questions: Path, annotations: Path | None, template: str = "{question}") -> Read:
     """OK-VQA. Trained on `raw_answer`, scored against the stemmed `answer`, as its own scorer does."""
-    return _read(questions, annotations, template, "okvqa", "ok_vqa", "raw_answer")
+    return read(VqaFiles(questions, annotations, "okvqa", template))
 
 
-def _read(questions: Path, annotations: Path | None, template: str, prefix: str, source: str, trained_on: str) -> Read:
-    if annotations is None:
-        raise UserError(f"{questions} was given without its annotations file; pass --{prefix}_annotations")
-    asked = load_json(questions, dict, "a VQA questions file")
-    if not isinstance(asked.get("questions"), list):
-        raise UserError(f"{questions} has no list 'questions'; is it the annotations file?")
-    said = load_json(annotations, dict, "a VQA annotations file")
-    if not isinstance(said.get("annotations"), list):
-        raise UserError(f"{annotations} has no list 'annotations'; is it the questions file?")
-    by_id = {str(row.get("question_id")): row for row in said["annotations"] if isinstance(row, dict)}
-    subset = str(asked.get("data_subtype") or said.get("data_subtype") or _subset(questions))
-    joined = sum(isinstance(q, dict) and str(q.get("question_id")) in by_id for q in asked["questions"])
-    if asked["questions"] and not joined:
-        raise UserError(f"no question of {questions} has an annotation in {annotations}; they belong to different sets")
+class _Ids(msgspec.Struct):
+    question_id: Any = None
 
-    def make(_: int, row: Any) -> Record:
-        question = text(row, "question")
-        number = str(row.get("question_id"))
-        if number not in by_id:
-            raise BadRow(f"question {number} has no annotation")
-        note = by_id[number]
-        if str(note.get("image_id")) != str(row.get("image_id")):
-            raise BadRow(
-                f"question {number} is about image {row.get('image_id')}, its annotation about {note.get('image_id')}"
+
+_ids = msgspec.json.Decoder(_Ids)
+
+
+class VqaFiles:
+    """The two files of "vqa" (VQA-v2) or "okvqa" (OK-VQA)."""
+
+    def __init__(self, questions: Path, annotations: Path | None, kind: str, template: str) -> None:
+        if annotations is None:
+            raise UserError(f"{questions} was given without its annotations file; pass --{kind}_annotations")
+        asked = scan_object(questions, "a VQA questions file")
+        self._questions = list_of(asked, "questions")
+        if self._questions is None:
+            raise UserError(f"{questions} has no list 'questions'; is it the annotations file?")
+        said = scan_object(annotations, "a VQA annotations file")
+        self._notes = list_of(said, "annotations")
+        if self._notes is None:
+            raise UserError(f"{annotations} has no list 'annotations'; is it the questions file?")
+        self.path = questions
+        subset = _text_of(asked, "data_subtype") or _text_of(said, "data_subtype") or _subset(questions)
+        self.maker = VqaMaker(kind, subset, template)
+        place = {key: i for i, key in enumerate(map(_question_id, self._notes)) if key is not None}
+        self._joined = [place.get(key) if (key := _question_id(raw)) is not None else None for raw in self._questions]
+        if self._questions and all(at is None for at in self._joined):
+            raise UserError(
+                f"no question of {questions} has an annotation in {annotations}; they belong to different sets"
             )
-        answers = _answers(note, "answer")
-        response = str(note.get("multiple_choice_answer") or "").strip()
-        if trained_on == "raw_answer" or not response:
-            # The first among equals: Counter keeps the order of first appearance.
-            response = Counter(_answers(note, trained_on)).most_common(1)[0][0]
-        kind = str(note.get("answer_type"))
-        return Record(
-            id=f"{prefix}-{number}",
-            image=_image_name(row.get("image_id"), subset),
-            instruction=template.replace("{question}", question),
-            response=response,
-            answers=tuple(answers),
-            answer_type=kind if kind in ANSWER_TYPES else "other",
-            metadata={
-                "source": source,
-                "difficulty": "high" if source == "ok_vqa" else "medium",
-                "question_id": row["question_id"],
-                "question": question,
-                "question_type": str(note.get("question_type", "")),
-            },
-        )
 
-    found = Read()
-    found.rows(questions, asked["questions"], make)
-    return found
+    def __len__(self) -> int:
+        return len(self._joined)
+
+    def pieces(self) -> Iterator[Piece]:
+        assert self._questions is not None and self._notes is not None
+        for rows in cut(self._questions):
+            pairs = []
+            for number, raw in rows:
+                at = self._joined[number]
+                pairs.append((number, (bytes(raw), None if at is None else bytes(self._notes[at]))))
+            yield Piece(self.maker, str(self.path), pairs)
 
 
-def _answers(note: dict[str, Any], key: str) -> list[str]:
+@dataclass(frozen=True)
+class VqaMaker:
+    """A question with its annotation, both as they stand in their files."""
+
+    kind: str  # "vqa" or "okvqa"
+    subset: str
+    template: str
+
+    def make(self, number: int, row: tuple[bytes, bytes | None]) -> Record:
+        question = parse(row[0])
+        text(question, "question")
+        if row[1] is None:
+            raise BadRow(f"question {question.get('question_id')} has no annotation")
+        note = parse(row[1])
+        if str(note.get("image_id")) != str(question.get("image_id")):
+            raise BadRow(
+                f"question {question.get('question_id')} is about image {question.get('image_id')}, "
+                f"its annotation about {note.get('image_id')}"
+            )
+        if not note.get("answers"):
+            raise BadRow(f"question {question.get('question_id')} has no answers")
+        image = _image_name(question.get("image_id"), self.subset)
+        return vqa_record(note | question, self.kind, image, self.template)
+
+
+def vqa_record(row: dict[str, Any], kind: str, image: str, template: str) -> Record:
+    """A question and its annotation in one row, as the converted sets have them too; BadRow where it cannot be used."""
+    question = text(row, "question")
+    number = row.get("question_id")
+    if isinstance(number, bool) or not isinstance(number, (int, str)):
+        raise BadRow(f"question_id is {number!r}; expected a number")
+    answers: list[str] | None = None
+    response = row.get("multiple_choice_answer")
+    response = response.strip() if isinstance(response, str) else ""
+    if row.get("answers") is not None or not response:
+        answers = answers_of(row, "answer")
+    if answers is not None and (kind == "okvqa" or not response):
+        response = majority(answers_of(row, "raw_answer" if kind == "okvqa" else "answer"))
+    answer_type = str(row.get("answer_type"))
+    return Record(
+        id=f"{kind}-{number}",
+        image=image,
+        instruction=ask(template, question),
+        response=response,
+        answers=None if answers is None else tuple(answers),
+        answer_type=answer_type if answer_type in ANSWER_TYPES else "other",
+        metadata={
+            "source": "ok_vqa" if kind == "okvqa" else "vqa_v2",
+            "difficulty": "high" if kind == "okvqa" else "medium",
+            "question_id": number,
+            "question": question,
+            "question_type": str(row.get("question_type", "")),
+        },
+    )
+
+
+def majority(answers: list[str]) -> str:
+    """The most common answer that says something; the first among equals, as Counter keeps their order."""
+    return Counter(said for answer in answers if (said := answer.strip())).most_common(1)[0][0]
+
+
+def answers_of(note: Any, key: str) -> list[str]:
     """The people's answers; converted files hold texts instead of objects."""
-    rows = note.get("answers")
+    number = note.get("question_id") if isinstance(note, dict) else None
+    rows = note.get("answers") if isinstance(note, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise BadRow(f"question {note.get('question_id')} has no answers")
+        raise BadRow(f"question {number} has no answers")
     answers = [str(row.get(key, row.get("answer", ""))) if isinstance(row, dict) else str(row) for row in rows]
     if not any(answer.strip() for answer in answers):
-        raise BadRow(f"question {note.get('question_id')} has only empty answers")
+        raise BadRow(f"question {number} has only empty answers")
     return answers
+
+
+def _question_id(raw: msgspec.Raw) -> str | None:
+    """As text, since files mix numbers and texts; None where a row has none."""
+    try:
+        found = _ids.decode(raw).question_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if found is None else str(found)
 
 
 def _image_name(image_id: Any, subset: str) -> str:
     try:
         return f"COCO_{subset}_{int(image_id):012d}.jpg"
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadRow(f"image_id is {image_id!r}; expected a number") from None
+
+
+def _text_of(values: dict[str, msgspec.Raw], key: str) -> str:
+    try:
+        value = parse(values[key])
+    except (KeyError, BadRow):
+        return ""
+    return value if isinstance(value, str) else ""
 
 
 def _subset(questions: Path) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset, Sample
-from embervlm.data.images import load_image, resolve_image
+from embervlm.data.images import Place, load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.distill.targets import ANCHORED, INTERIOR, NONE, ResponseTargets
 from embervlm.evaluate.instruct import instruction_score
@@ -70,7 +70,7 @@ def picture_examples(
     return tuple(_picture(record, image_root, systems) for record in chosen[:count])
 
 
-def picture_data_uri(path: Path) -> tuple[str, bool]:
+def picture_data_uri(path: Place) -> tuple[str, bool]:
     """The picture inside the page, and whether it is small: those stay as they are, others shrink to `LARGEST`."""
     image = load_image(path)
     buffer = io.BytesIO()

@@ -1,52 +1,19 @@
-"""The student's tokenizer: a prefix of GPT-2's byte-level BPE, with digits split singly."""
+"""The student's tokenizer: a prefix of GPT-2's byte-level BPE, with digits split singly, and five special tokens."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.resources import files
-
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from embervlm.errors import UserError
-from embervlm.tokens import BYTE_ALPHABET
+from embervlm.bpe import VOCABULARY, student_bpe
 
-VOCABULARY = 25_600
 EOS, PAD, IMAGE, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<image>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (EOS, PAD, IMAGE, USER, ASSISTANT)
 
-# GPT-2's pattern with one change: a digit stands alone and takes no blank, as in the teachers' tokenizers.
-# " 2019" becomes " ", "2", "0", "1", "9".
-SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-@lru_cache(maxsize=1)
-def _merges() -> tuple[tuple[str, str], ...]:
-    """GPT-2's merges in order; merge i makes token 256 + i."""
-    text = (files("embervlm.model") / "assets" / "gpt2_merges.txt").read_text(encoding="utf-8")
-    return tuple((left, right) for left, right in (line.split(" ") for line in text.splitlines()))
-
 
 def student_tokenizer(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """The first `size` tokens of GPT-2 (256 bytes, then one token a merge), then the five special tokens.
-
-    BPE ids are in merge order, so any prefix is a complete tokenizer, and ids agree with GPT-2's.
-    Padding is on the left, for generation.
-    """
-    if not 256 <= size <= VOCABULARY:
-        raise UserError(f"a vocabulary of {size} tokens was asked for; choose a size between 256 and {VOCABULARY}")
-    merges = _merges()[: size - 256]
-    words = [*BYTE_ALPHABET.values(), *(left + right for left, right in merges)]
-    # GPT-2 numbers the printable bytes first, the shifted ones after them: the order of their characters.
-    words[:256] = sorted(words[:256])
-    backend = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=list(merges)))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    """The first `size` tokens of GPT-2, then the five special tokens. Padding is on the left, for generation."""
+    backend = student_bpe(size)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

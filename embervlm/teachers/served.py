@@ -20,7 +20,7 @@ import numpy as np
 
 from embervlm import tokens
 from embervlm.console import console
-from embervlm.data.images import load_image, resolve_image
+from embervlm.data.images import Place, load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers import template
@@ -233,7 +233,7 @@ def connect(url: str, name: str | None) -> tuple[Server, dict[str, Any]]:
     return server, cards[name]
 
 
-def data_uri(path: Path) -> str:
+def data_uri(path: Place) -> str:
     """The picture as every other teacher sees it, losslessly."""
     file = io.BytesIO()
     load_image(path).save(file, "PNG", compress_level=1)

@@ -1,5 +1,7 @@
 """Pictures as people have them: every odd mode becomes RGB, everything unsafe or broken is a sentence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,67 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match="20000 x 20000 pixels|not a readable"):
         load_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("content", [b"P6 0 5 255\n", b"GIF89a" + b"\0" * 40])
+def test_a_picture_without_pixels_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.ppm").write_bytes(content)
+    with pytest.raises(UserError, match="is not a readable picture"):
+        load_image(tmp_path / "x.ppm")
+
+
+def test_documents_that_run_programs_are_no_pictures(tmp_path: Path) -> None:
+    """PIL would hand PostScript to Ghostscript."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg", format="EPS")
+    with pytest.raises(UserError, match="no known format"):
+        load_image(tmp_path / "x.jpg")
+
+
+def test_a_photograph_in_printers_colours_is_not_inverted(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").convert("CMYK").save(tmp_path / "x.jpg", quality=100)
+    red, green, blue = _pixel(tmp_path / "x.jpg")
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_a_transparent_colour_of_a_palette_is_white(tmp_path: Path) -> None:
+    paletted = Image.new("P", (4, 4), 1)
+    paletted.putpalette([0, 0, 0, 10, 20, 30])
+    paletted.save(tmp_path / "x.png", transparency=1)
+    assert _pixel(tmp_path / "x.png") == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["WEBP", "PNG"])
+def test_other_animations_give_their_first_frame(tmp_path: Path, form: str) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x", format=form, save_all=True, append_images=frames[1:], lossless=True)
+    assert _pixel(tmp_path / "x") == (255, 0, 0)
+
+
+@pytest.mark.filterwarnings("error")  # hundreds of such pictures must not be hundreds of warnings
+def test_broken_camera_data_does_not_cost_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (8, 4), "red").save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0")
+    assert load_image(path).size == (8, 4)
+
+
+def test_formats_that_pillow_loads_late_are_known_to_a_fresh_process(tmp_path: Path) -> None:
+    """Image.open(formats=...) fails with a KeyError for all but five until Image.init() was called."""
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "x.webp")
+    code = "from sys import argv; from embervlm.data.images import load_image; print(load_image(argv[1]).size)"
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "x.webp"], capture_output=True, text=True)
+    assert ran.stdout.strip() == "(4, 4)", ran.stderr
+
+
+def test_a_folder_or_a_device_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").mkdir()
+    with pytest.raises(UserError, match="is not a readable picture"):
+        load_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="a name that no file can have"):
+        resolve_image(tmp_path, name)
 
 
 def test_official_folders_are_searched(tmp_path: Path) -> None:

@@ -92,7 +92,13 @@ def test_prepared_again_replaces_the_set_and_leaves_nothing_behind(files: dict) 
     run_prepare(PrepareSettings(**files))
     run_prepare(PrepareSettings(**{**files, "captions": ()}))
     assert sorted(p.name for p in files["out"].iterdir()) == ["stage1", "stage2"]
-    assert sorted(p.name for p in (files["out"] / "stage2").iterdir()) == ["dataset.json", "train.jsonl", "val.jsonl"]
+    assert sorted(p.name for p in (files["out"] / "stage2").iterdir()) == [
+        "data_report.html",
+        "data_report.json",
+        "dataset.json",
+        "train.jsonl",
+        "val.jsonl",
+    ]
 
 
 def test_clear_words_for_what_is_missing(files: dict, tmp_path: Path) -> None:

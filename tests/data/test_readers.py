@@ -1,12 +1,13 @@
 """The official formats and their traps: each test names what would otherwise go silently wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from embervlm.data.captions import read_captions
+from embervlm.data.captions import captions_file, read_captions
 from embervlm.data.llava import read_llava
-from embervlm.data.official import image_key
+from embervlm.data.official import image_key, read
 from embervlm.data.vqa import read_okvqa, read_vqa
 from embervlm.errors import UserError
 from tests.data.official_files import dump, llava_row, vqa_files
@@ -44,6 +45,45 @@ def test_a_first_turn_from_the_model_is_dropped(tmp_path: Path) -> None:
     assert _llava(tmp_path, row).records[0].turns() == (("x", "y"),)
 
 
+@pytest.mark.parametrize("key", ["conversation", "messages", "conversations"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_turns_of_other_makers_are_the_same_turns(tmp_path: Path, key: str, parts: bool) -> None:
+    """`conversation`, role and content, content in parts: derived sets have them all."""
+    said = [("user", "<image>\nQ1"), ("assistant", "A1"), ("user", "Q2"), ("assistant", "A2")]
+    turns = [{"role": role, "content": text} for role, text in said]
+    if parts:
+        turns = [
+            {"role": r, "content": [{"type": "image", "text": None}, {"type": "text", "text": t}]} for r, t in said
+        ]
+    record = _llava(tmp_path, {"image": "1.jpg", key: turns}).records[0]
+    assert record.turns() == (("Q1", "A1"), ("Q2", "A2"))
+
+
+@pytest.mark.parametrize("image", ["1.jpg", ["1.jpg"], {"path": "1.jpg", "bytes": None}, [{"path": "1.jpg"}]])
+@pytest.mark.parametrize("key", ["image", "images"])
+def test_a_picture_may_be_a_text_a_list_or_an_object(tmp_path: Path, image: object, key: str) -> None:
+    assert _llava(tmp_path, {**llava_row(None, "Q", "A"), key: image}).records[0].image == "1.jpg"
+
+
+@pytest.mark.parametrize("image", [None, "", []])
+def test_a_row_with_an_empty_image_is_text(tmp_path: Path, image: object) -> None:
+    assert _llava(tmp_path, {**llava_row(None, "Q", "A"), "image": image}).records[0].image is None
+
+
+def test_two_placeholders_in_a_turn_and_in_two_turns_are_all_taken_out(tmp_path: Path) -> None:
+    record = _llava(tmp_path, llava_row("1.jpg", "<image><image>\nQ1", "A <image>", "<image> Q2", "A2")).records[0]
+    assert record.turns() == (("Q1", "A <image>"), ("Q2", "A2"))
+
+
+def test_lines_are_read_where_the_name_says_so(tmp_path: Path) -> None:
+    rows = [llava_row("1.jpg", "Q", "A"), llava_row("2.jpg", "Q", "A")]
+    path = tmp_path / "llava.jsonl"
+    path.write_text("\n".join(["", json.dumps(rows[0]), "{", json.dumps(rows[1])]))
+    found = read_llava(path)
+    assert [r.image for r in found.records] == ["1.jpg", "2.jpg"]
+    assert found.rejects[0].to_json()["line"] == 3 and "not JSON" in found.rejects[0].reason
+
+
 def test_rows_that_cannot_be_used_are_rejected_with_a_reason(tmp_path: Path) -> None:
     twice = llava_row("1.jpg", "x", "y")
     twice["conversations"][1]["from"] = "human"
@@ -55,6 +95,10 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_reason(tmp_path: Path) -> 
         "text",
         llava_row("1.jpg", "only a question"),
         {**llava_row("1.jpg", "x", "y"), "image": 7},
+        {**llava_row("1.jpg", "x", "y"), "image": ["1.jpg", "2.jpg"]},
+        {**llava_row("1.jpg", "x", "y"), "image": {"bytes": None}},
+        {"conversations": [{"from": ["human"], "value": "x"}, {"from": "gpt", "value": {"y": 1}}]},
+        {"conversations": [None, 3]},
         {"conversations": [{"from": "system", "value": "x"}]},
     ]
     found = _llava(tmp_path, *bad, llava_row("1.jpg", "x", "y"))
@@ -82,13 +126,66 @@ def test_the_prompt_template_keeps_the_bare_question(tmp_path: Path) -> None:
 
 def test_questions_join_by_id_not_by_order(tmp_path: Path) -> None:
     questions, annotations = vqa_files(tmp_path, [1, 2])
-    import json
-
     content = json.loads(annotations.read_text())
     content["annotations"].reverse()
     content["annotations"][0]["multiple_choice_answer"] = "blue"  # that of image 2's second question
     dump(annotations, content)
     assert [r.response for r in read_vqa(questions, annotations).records] == ["red", "red", "red", "blue"]
+
+
+def _rewritten(path: Path, change) -> Path:
+    """The file with each of its rows changed."""
+    content = json.loads(path.read_text())
+    (rows,) = (rows for rows in content.values() if isinstance(rows, list))
+    for row in rows:
+        change(row)
+    return dump(path, content)
+
+
+def test_ids_join_whether_they_are_numbers_or_texts(tmp_path: Path) -> None:
+    questions, annotations = vqa_files(tmp_path, [9])
+    _rewritten(annotations, lambda row: row.update(question_id=str(row["question_id"]), image_id=str(row["image_id"])))
+    assert [r.id for r in read_vqa(questions, annotations).records] == ["vqa-9000", "vqa-9001"]
+
+
+def test_answers_may_be_texts_and_the_majority_answers_for_a_missing_one(tmp_path: Path) -> None:
+    def change(row: dict) -> None:
+        row["answers"] = ["", "", "", "blue", "blue", "red"]
+        del row["multiple_choice_answer"]
+
+    questions, annotations = vqa_files(tmp_path, [9])
+    record = read_vqa(questions, _rewritten(annotations, change)).records[0]
+    assert record.response == "blue" and record.answers == ("", "", "", "blue", "blue", "red")
+    assert read_okvqa(questions, annotations).records[0].response == "blue"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answers": None}, "has no answers"),
+        ({"answers": []}, "has no answers"),
+        ({"answers": [{"answer": " "}], "multiple_choice_answer": None}, "only empty answers"),
+        ({"answers": "red"}, "has no answers"),
+        ({"image_id": 5}, "is about image 9, its annotation about 5"),
+        ({"question_id": None}, "has no annotation"),
+    ],
+)
+def test_a_bad_annotation_is_a_reason(tmp_path: Path, change: dict, reason: str) -> None:
+    questions, annotations = vqa_files(tmp_path, [9])
+    content = json.loads(annotations.read_text())
+    content["annotations"][0].update(change)
+    found = read_vqa(questions, dump(annotations, content))
+    assert len(found.records) == 1 and reason in found.rejects[0].reason and found.rejects[0].row == 0
+
+
+@pytest.mark.parametrize("question", [None, 7.5, {"question": None}, {"question": " "}, {"image_id": "x"}, [1]])
+def test_a_bad_question_is_a_reason(tmp_path: Path, question: object) -> None:
+    questions, annotations = vqa_files(tmp_path, [9])
+    content = json.loads(questions.read_text())
+    first = content["questions"][0]
+    content["questions"][0] = first | question if isinstance(question, dict) else question
+    found = read_vqa(dump(questions, content), annotations)
+    assert len(found.records) == len(found.rejects) == 1
 
 
 def test_questions_without_annotations_say_so(tmp_path: Path) -> None:
@@ -132,3 +229,13 @@ def test_one_coco_picture_has_one_key_under_all_its_names() -> None:
     names = ["COCO_train2014_000000123456.jpg", "000000123456.jpg", "coco/train2017/000000123456.jpg"]
     assert len({image_key(name) for name in names}) == 1
     assert image_key("vg/VG_100K/2.jpg") != image_key("vg/VG_100K_2/2.jpg")
+
+
+def test_cocos_captions_are_asked_for_as_the_person_wants(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": "5", "file_name": "a.jpg"}, 3],
+        "annotations": [{"image_id": 5, "caption": "A cat."}, []],
+    }
+    found = read(captions_file(dump(tmp_path / "c.json", content), "x-", "Describe it."))
+    assert [(r.id, r.image, r.instruction) for r in found.records] == [("x-0", "a.jpg", "Describe it.")]
+    assert len(found.rejects) == 1

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from embervlm.data.official import Read
 from embervlm.data.prepare import run_prepare
 from embervlm.data.record import Record
 from embervlm.data.settings import PrepareSettings
-from embervlm.data.shows import SHOWS, add_descriptions, described, known, read_descriptions
+from embervlm.data.shows import SHOWS, Descriptions, described, known, read_descriptions
 from embervlm.data.toyworld.files import write_toy
 from embervlm.errors import UserError
 from tests.data.official_files import coco_pictures, dump, llava_row, vqa_files
@@ -76,9 +76,11 @@ def test_what_a_record_says_itself_is_kept() -> None:
     ],
 )
 def test_files_of_other_things_are_refused(tmp_path: Path, content: object, complaint: str) -> None:
-    read = Read([Record("a", f"{TWO}.jpg", "?", "!")])
+    line = json.dumps(Record("a", f"{TWO}.jpg", "?", "!").to_json()).encode()
     with pytest.raises(UserError, match=complaint):
-        add_descriptions([read], (dump(tmp_path / "texts.json", content),))
+        told = Descriptions((dump(tmp_path / "texts.json", content),))
+        told.add(line)
+        told.summary()
 
 
 def test_the_embedded_world_describes_all_its_pictures(tmp_path: Path) -> None:
