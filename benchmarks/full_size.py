@@ -197,7 +197,9 @@ def write_llava(folder: Path, train: np.ndarray, val: np.ndarray, share: float, 
     conversations, detail, reasoning = (max(1, round(share * count)) for count in kinds)
     count = conversations + detail + reasoning
     wanted = max(1, round(share * LLAVA_PICTURES))
-    known = np.concatenate([rng.choice(train, min(len(train), wanted * 4 // 5)), rng.choice(val, max(1, wanted // 5))])
+    of_train = min(len(train), wanted * 4 // 5)
+    of_val = min(len(val), wanted - of_train)
+    known = np.concatenate([rng.choice(train, of_train, False), rng.choice(val, of_val, False)])
     rounds = np.concatenate([2 + rng.poisson(2.56, conversations), np.ones(detail + reasoning, dtype=int)])
     kind = np.repeat((0, 1, 2), (conversations, detail, reasoning))
     order = rng.permutation(count)

@@ -115,8 +115,10 @@ def _processes(settings: PrepareSettings) -> int:
 def _workspace(out: Path) -> Iterator[Path]:
     """A folder for half-done work inside `out`, gone afterwards, together with `out` where that stays empty."""
     was_there = out.exists()
+    for left in out.glob(".prepare.*.partial"):  # of runs that were killed
+        if (pid := left.name.split(".")[2]).isdigit() and not _runs(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
     space = out / f".prepare.{os.getpid()}.partial"
-    shutil.rmtree(space, ignore_errors=True)
     space.mkdir(parents=True)
     try:
         yield space
@@ -124,6 +126,18 @@ def _workspace(out: Path) -> Iterator[Path]:
         shutil.rmtree(space, ignore_errors=True)
         if not was_there and not any(out.iterdir()):
             out.rmdir()
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 is no question
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def _refuse_foreign(folder: Path) -> None:

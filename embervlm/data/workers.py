@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -68,6 +69,14 @@ class Workers:
 
 
 def _start() -> None:
-    """Ctrl-C is for the parent, which then ends the workers."""
+    """Ctrl-C is for the parent, which then ends the workers; a parent that was killed takes them along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _end_with_parent() -> None:
+    """Otherwise a worker waits forever for work: it holds the writing end of its own queue."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

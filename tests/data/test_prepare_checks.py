@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,17 @@ def test_pictures_need_not_be_there_when_nobody_looks(files: dict, tmp_path: Pat
     elsewhere = {**files, "image_root": tmp_path / "later"}
     prepared = run_prepare(PrepareSettings(**elsewhere, missing_images="ignore"))[0]
     assert sum(split["records"] for split in prepared.info["splits"].values()) == 80
+
+
+def test_what_a_killed_run_left_is_swept_away(files: dict) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = files["out"] / f".prepare.{gone.pid}.partial"
+    left.mkdir(parents=True)
+    running = files["out"] / f".prepare.{os.getppid()}.partial"
+    running.mkdir()
+    run_prepare(PrepareSettings(**files))
+    assert not left.exists() and running.exists()
 
 
 def test_ctrl_c_leaves_what_was_there(files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
