@@ -67,6 +67,9 @@ class TrainSettings:
     pack: bool = option(
         True, "Put the samples of one picture into one row, each seeing the picture and itself only", group=_DATA
     )
+    source_weights: tuple[str, ...] | None = option(
+        None, "How often an epoch reads each source, such as llava_instruct=1 vqa_v2=0.5", group=_DATA, shown="1 each"
+    )
     dataloader_workers: int = option(2, "Processes that read pictures", group=_DATA, minimum=0)
 
     epochs: int = option(5, "Passes over the data", group=_OPTIM, minimum=1, shown="5 (Stage 1: 3)")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from embervlm.batch.encode import Encoded, encode, surely_fits
+from embervlm.batch.encode import IGNORE, Encoded, encode, surely_fits
 from embervlm.batch.memo import PIXEL_BYTES, Memo
+from embervlm.batch.sampler import NOTHING
 from embervlm.data.images import load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.errors import UserError
@@ -66,6 +68,8 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
+        if index == NOTHING:
+            return self._nothing()
         record = self.records[index]
         encoded = self._encoded.get_or_make(
             index, lambda: encode(record, self.processor, self.max_length), lambda made: 1024 + 24 * len(made.input_ids)
@@ -76,6 +80,12 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
                 record.image, lambda: self._load(record), lambda made: made.element_size() * made.nelement()
             )
         return Sample(record, encoded, pixels)
+
+    def _nothing(self) -> Sample:
+        """One position that is asked for nothing."""
+        record = replace(self.records[0], image=None)
+        end = np.array([self.processor.tokenizer.eos_token_id], dtype=np.int32)
+        return Sample(record, Encoded(record.id, end, np.full_like(end, IGNORE), None, (), False), None)
 
     def _load(self, record: Record) -> Tensor:
         assert record.image is not None

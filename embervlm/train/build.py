@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.memo import PIXEL_BYTES
-from embervlm.batch.sampler import ImageMajorSampler
+from embervlm.batch.sampler import ImageMajorSampler, parse_weights
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
@@ -134,6 +134,18 @@ def build_train_set(settings: TrainSettings, data: Data, model: EmberVLM) -> Rec
     )
 
 
+def build_order(settings: TrainSettings, train_set: RecordDataset) -> tuple[ImageMajorSampler, list[str]]:
+    """The order of the epochs, with a note where sources are weighted."""
+    weights = parse_weights(settings.source_weights, train_set.records)
+    order = ImageMajorSampler(train_set.records, settings.seed, settings.pack, weights)
+    if weights is None:
+        return order, []
+    shares = (
+        f"{count:,} of {there:,} {source} ({count / len(order):.0%})" for source, (count, there) in order.taken.items()
+    )
+    return order, [f"An epoch reads {', '.join(shares)}."]
+
+
 def loss_schedule(settings: TrainSettings, distilled: bool) -> Any:
     """(step, all steps) -> LossOptions. Without a teacher the loss is the cross-entropy."""
     if not distilled:
@@ -177,6 +189,7 @@ def build_trainer(
     arguments: TrainingArguments,
     data: Data,
     train_set: RecordDataset,
+    order: ImageMajorSampler,
     model: EmberVLM,
     lesson: Lesson | None,
     callbacks: list[Any],
@@ -201,7 +214,7 @@ def build_trainer(
             "teacher": ", ".join(lesson.names) if lesson else None,
         },
         processor=model.processor,
-        sampler=ImageMajorSampler(train_set.records, settings.seed, together=settings.pack),
+        sampler=order,
         teachers=lesson.names if lesson and lesson.others and lesson.trained != "uld" else (),
     )
     collator = Collator(

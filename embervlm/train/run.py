@@ -18,6 +18,7 @@ from embervlm.train.build import (
     build_arguments,
     build_data,
     build_model,
+    build_order,
     build_train_set,
     build_trainer,
     fit_length,
@@ -54,20 +55,21 @@ def train_stage(settings: TrainSettings) -> int:
     model = build_model(settings, start)
     settings, more_notes = fit_length(settings, model)
     train_set = build_train_set(settings, data, model)
+    order, note_on_order = build_order(settings, train_set)
     lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
     interrupt = StopOnSignal(speaks=not console.quiet)
     metrics = MetricsFile(folder / "metrics.json", stage)
     progress = ProgressBar(console, stage)
     callbacks = [interrupt, metrics, progress, *follow(settings, folder)]
-    trainer = build_trainer(settings, arguments, data, train_set, model, lesson, callbacks)
+    trainer = build_trainer(settings, arguments, data, train_set, order, model, lesson, callbacks)
 
-    steps = all_steps(arguments, len(train_set))
+    steps = all_steps(arguments, len(order))
     if start.resume and start.weights is not None and start.weights.step >= steps:
         raise UserError(
             f"{start.weights.path} has {start.weights.step} steps behind it, this run ends at step {steps}: "
             "there is nothing left to train. Raise --epochs or --max_steps."
         )
-    announce(console, settings, start, data, train_set, model, lesson, steps, [*notes, *more_notes])
+    announce(console, settings, start, data, train_set, model, lesson, steps, [*notes, *more_notes, *note_on_order])
     if arguments.should_save:
         files.clean_up(folder)
     try:
