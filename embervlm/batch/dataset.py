@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from embervlm.batch.encode import IGNORE, Encoded, encode, surely_fits
+from embervlm.batch.features import FrozenFeatures
 from embervlm.batch.memo import PIXEL_BYTES, Memo
 from embervlm.batch.sampler import NOTHING
 from embervlm.data.images import load_image, resolve_image
@@ -27,7 +28,8 @@ class Sample:
 
     record: Record
     encoded: Encoded
-    pixels: Tensor | None  # float32 [3, H, W] after the student's preprocessing; None: text only
+    pixels: Tensor | None  # float32 [3, H, W] after the student's preprocessing; None: text only, or features instead
+    features: Tensor | None = None  # float16 [c, h, w], what the tower's frozen part made of the picture
 
 
 class RecordDataset(torch.utils.data.Dataset[Sample]):
@@ -36,6 +38,7 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
     Attributes:
         records: what is left.
         without_labels: ids of the records left out.
+        features: where to look up what the frozen part of the tower made of a picture, instead of decoding it.
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
         processor: Any,
         max_length: int,
         pixel_bytes: int = PIXEL_BYTES,
+        features: FrozenFeatures | None = None,
     ) -> None:
         self.image_root = Path(image_root)
         self.processor = processor
         self.max_length = max_length
+        self.features = features
         self.records: list[Record] = []
         self.without_labels: list[str] = []
         for record in records:
@@ -74,6 +79,8 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
         encoded = self._encoded.get_or_make(
             index, lambda: encode(record, self.processor, self.max_length), lambda made: 1024 + 24 * len(made.input_ids)
         )
+        if record.image is not None and self.features is not None:
+            return Sample(record, encoded, None, self.features[record.image])
         pixels = None
         if record.image is not None:
             pixels = self._pixels.get_or_make(

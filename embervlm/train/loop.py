@@ -92,8 +92,9 @@ class EmberTrainer(Trainer):
             self.plan.sampler, self.args.train_batch_size, self.args.process_index, self.args.world_size
         )
         workers = self.args.dataloader_num_workers
+        data: Any = self.train_dataset
         loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,
+            data,
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=workers,
