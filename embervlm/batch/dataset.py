@@ -53,7 +53,7 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
         self.image_root = Path(image_root)
         self.processor = processor
         self.max_length = max_length
-        self.features = features
+        self._features = features
         self.records: list[Record] = []
         self.without_labels: list[str] = []
         for record in records:
@@ -68,6 +68,16 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
             )
         self._pixels: Memo[Tensor] = Memo(pixel_bytes)
         self._encoded: Memo[Encoded] = Memo(ENCODED_BYTES)
+        # The samples of a picture come one after the other: it is decoded once even where the memory is full.
+        self._latest: tuple[str, Tensor] | None = None
+
+    @property
+    def features(self) -> FrozenFeatures | None:
+        return self._features
+
+    @features.setter
+    def features(self, features: FrozenFeatures | None) -> None:
+        self._features, self._latest = features, None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -79,14 +89,19 @@ class RecordDataset(torch.utils.data.Dataset[Sample]):
         encoded = self._encoded.get_or_make(
             index, lambda: encode(record, self.processor, self.max_length), lambda made: 1024 + 24 * len(made.input_ids)
         )
-        if record.image is not None and self.features is not None:
-            return Sample(record, encoded, None, self.features[record.image])
-        pixels = None
-        if record.image is not None:
-            pixels = self._pixels.get_or_make(
-                record.image, lambda: self._load(record), lambda made: made.element_size() * made.nelement()
-            )
-        return Sample(record, encoded, pixels)
+        if record.image is None:
+            return Sample(record, encoded, None)
+        if self._latest is None or self._latest[0] != record.image:
+            self._latest = (record.image, self._picture(record, record.image))
+        picture = self._latest[1]
+        return Sample(record, encoded, picture) if self.features is None else Sample(record, encoded, None, picture)
+
+    def _picture(self, record: Record, image: str) -> Tensor:
+        if self.features is not None:
+            return self.features[image]
+        return self._pixels.get_or_make(
+            image, lambda: self._load(record), lambda made: made.element_size() * made.nelement()
+        )
 
     def _nothing(self) -> Sample:
         """One position that is asked for nothing."""
