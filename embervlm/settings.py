@@ -83,6 +83,17 @@ class TrainSettings:
     pack: bool = option(
         True, "Put the samples of one picture into one row, each seeing the picture and itself only", group=_DATA
     )
+    source_weights: tuple[str, ...] | None = option(
+        None, "How often an epoch reads each source, such as llava_instruct=1 vqa_v2=0.5", group=_DATA, shown="1 each"
+    )
+    frozen_features: str = option(
+        "auto", "Keep what the frozen blocks of the vision encoder make of a picture on disk, instead of running them "
+        "again; auto: where pictures are looked at more than once", group=_DATA, choices=("auto", "on", "off"),
+    )  # fmt: skip
+    features_dir: Path | None = option(
+        None, "Folder of the frozen features, on a fast disk; runs may share it", group=_DATA,
+        shown="output_dir/features",
+    )  # fmt: skip
     dataloader_workers: int = option(2, "Processes that read pictures", group=_DATA, minimum=0)
 
     epochs: int = option(5, "Passes over the data", group=_OPTIM, minimum=1, shown="5 (Stage 1: 3)")
@@ -175,7 +186,10 @@ class TrainSettings:
     do_sample: bool = option(False, "Sample answers in evaluations instead of taking the likeliest", group=_EVAL)
     top_p: float = option(1.0, "Nucleus to sample from", group=_EVAL, minimum=0, maximum=1)
 
-    unfreeze_vision: int = option(0, "Last blocks of the vision encoder to train", group=_MODEL, minimum=0)
+    unfreeze_vision: int | None = option(
+        None, "Last blocks of the vision encoder to train; 0 = none, -1 = all", group=_MODEL, minimum=-1,
+        shown="the preset's: 37m 0, tiny -1",
+    )  # fmt: skip
     vision_weights: str | None = option(
         None, "Pretrained encoder: timm name, hub id or file", group=_MODEL, shown="random"
     )

@@ -29,7 +29,7 @@ ARROWS = {
     "distill": ("errors", "tokens", "teachers.outputs"),  # outputs holds types only
     "teachers": (*_BASE, "data"),
     "model": (*_BASE, "data", "distill"),
-    "batch": ("errors", "tokens", "data", "distill", "teachers.outputs"),
+    "batch": ("errors", "tokens", "data", "distill", "teachers.outputs", "teachers.shards"),  # shards: files of arrays
     "evaluate": _PARTS,
     "inspection": (*_PARTS, "evaluate"),
     "answering": (*_BASE, "data", "teachers", "evaluate"),

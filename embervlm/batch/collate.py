@@ -26,8 +26,8 @@ class Collator:
     input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or bool [B, 1, L, L] (which
     position sees which) for packed rows, shift_labels int64 [B, L], labels (the same tensor: its name makes
     transformers' Trainer count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in the
-    order of the rows or None, targets (`distill.targets.Targets`, of several teachers a list of weights and Targets) or
-    None.
+    order of the rows or None, frozen_features float16 [n_images, c, h, w] in their place or None, targets
+    (`distill.targets.Targets`, of several teachers a list of weights and Targets) or None.
 
     Args:
         teacher: the source of targets; several with their weights.
@@ -61,13 +61,14 @@ class Collator:
             shift_labels[index, :count] = torch.from_numpy(row.shift_labels)
             position_ids[index, :count] = torch.from_numpy(row.position_ids)
             segments[index, :count] = row.segments
-        pixels = {s.encoded.record_id: s.pixels for s in samples}
-        shown = [pixels[row.placed[0].record_id] for row in rows if row.image is not None]
+        by_id = {s.encoded.record_id: s for s in samples}
+        shown = [by_id[row.placed[0].record_id] for row in rows if row.image is not None]
         return {
             "input_ids": input_ids,
             "position_ids": position_ids,
             "attention_mask": torch.from_numpy(visible(segments) if packed else (segments >= 0).astype(np.int64)),
-            "pixel_values": torch.stack([picture for picture in shown if picture is not None]) if shown else None,
+            "pixel_values": _stack([s.pixels for s in shown]),
+            "frozen_features": _stack([s.features for s in shown]),
             "shift_labels": shift_labels,
             "labels": shift_labels,
             "targets": self._targets(samples, rows, shift_labels),
@@ -92,3 +93,8 @@ class Collator:
             for place in row.placed
         ]
         return collate_targets(placed, shift_labels, self.temperature)
+
+
+def _stack(pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    there = [picture for picture in pictures if picture is not None]
+    return torch.stack(there) if there else None

@@ -20,6 +20,7 @@ from embervlm.distill.loss import LossOptions, chunked_loss
 from embervlm.distill.targets import ANCHORED, INTERIOR, NONE
 
 if TYPE_CHECKING:
+    from embervlm.batch.features import FrozenFeatures
     from embervlm.batch.targets import TeacherTargets
     from embervlm.data.record import Record
     from embervlm.distill.targets import Targets
@@ -57,6 +58,7 @@ def measure_divergence(
     temperature: float = 1.0,
     batch_size: int = 16,
     max_length: int = 512,
+    features: FrozenFeatures | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Divergence:
     """Teacher-force the references through the student and compare with what the teacher said of them.
@@ -65,9 +67,10 @@ def measure_divergence(
         model: an EmberVLM with its `processor`.
         teacher: projected targets of every record (from a cache or a live teacher).
         temperature: a second temperature beside 1, usually the one of training.
+        features: of the model's frozen blocks, in place of the pictures.
         advance: called with the number of records done, for a progress bar.
     """
-    dataset = RecordDataset(records, image_root, model.processor, max_length)
+    dataset = RecordDataset(records, image_root, model.processor, max_length, features=features)
     # By picture, so that its questions share a row and the picture is read once.
     order = sorted(range(len(dataset)), key=lambda at: image_key(dataset.records[at].image or ""))
     collate = Collator(model.processor, teacher, 1.0, max_length)

@@ -157,6 +157,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        frozen_features: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
         inputs_embeds: Tensor | None = None,
@@ -174,6 +175,8 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, L] with `num_image_tokens` <image> tokens for each picture.
             pixel_values: [n_images, 3, H, W] in the order in which the batch reads its <image> tokens.
+            frozen_features: instead of `pixel_values`, what the tower's frozen part made of them,
+                [n_images, c, h, w] (`VisionTower.frozen_part`).
             position_ids: [B, L]; None: counted over `attention_mask`, so that padding on the left costs nothing.
             shift_labels: [B, L], the id that each position predicts, already shifted; -100 = none.
             targets: the teacher's, one row a labelled position in row-major order; of several teachers (weight,
@@ -184,8 +187,8 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
             raise ValueError("EmberVLM takes shift_labels (position t holds the id it predicts), not labels")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None:
-            features = self.projector(self.vision(pixel_values.to(self.dtype)))
+        if pixel_values is not None or frozen_features is not None:
+            features = self.projector(self._see(pixel_values, frozen_features))
             inputs_embeds = self._place(input_ids, inputs_embeds, features)
         elif self.training and shift_labels is not None:
             inputs_embeds = inputs_embeds + self._nothing()
@@ -231,6 +234,14 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         return chunked_loss(
             hidden[labelled], head.weight, head.bias, labels, targets, options or CROSS_ENTROPY, num_items
         )
+
+    def _see(self, pixel_values: Tensor | None, frozen_features: Tensor | None) -> Tensor:
+        if frozen_features is None:
+            assert pixel_values is not None
+            return self.vision(pixel_values.to(self.dtype))
+        if pixel_values is not None:
+            raise ValueError("a batch shows its pictures as pixel_values or as frozen_features, not as both")
+        return self.vision.from_frozen(frozen_features.to(self.dtype))
 
     def _place(self, input_ids: Tensor | None, embeds: Tensor, features: Tensor) -> Tensor:
         """Put the features [n_images, n, D] into the <image> places of the batch, in order."""

@@ -65,8 +65,20 @@ class VisionTower(nn.Module):
             block.eval()
         return self
 
+    def frozen_part(self) -> nn.Sequential:
+        """The blocks before the first one that is trained; none where all are."""
+        return nn.Sequential(*self._frozen)
+
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model.forward_features(pixel_values).flatten(2).transpose(1, 2)
+        for block in self._frozen:
+            pixel_values = block(pixel_values)
+        return self.from_frozen(pixel_values)
+
+    def from_frozen(self, maps: Tensor) -> Tensor:
+        """What the frozen part made of the pictures, [B, c, h, w] -> features [B, n, C]."""
+        for block in self.blocks()[len(self._frozen) :]:
+            maps = block(maps)
+        return maps.flatten(2).transpose(1, 2)
 
 
 def load_vision_weights(tower: VisionTower, source: str) -> None:

@@ -25,6 +25,8 @@ from embervlm.train.start import Start, earlier_run
 from embervlm.train.teaching import Lesson
 from embervlm.train.tracking import MetricsFile, numbers
 
+MUCH_WAITING = 0.03
+
 LOOKED_AT = 64
 """Records whose shares of targets are counted before the first step."""
 
@@ -109,14 +111,19 @@ def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path
         "best_step": best,
         "steps": state.global_step,
         "seconds": trainer.seconds,
+        "data_wait_share": trainer.waits.overall,
         "checkpoint": FINAL,
         "metrics": {prefix + name: value for name, value in at_best.items()},
     }
     metrics.write(state)
     minutes, seconds = divmod(round(trainer.seconds), 60)
+    waited = f"Waiting for data took {trainer.waits.overall:.1%} of the time."
+    if trainer.waits.overall > MUCH_WAITING:
+        waited += " More --dataloader_workers may help."
     console.print(
         Panel(
             f"{state.global_step:,} steps in {minutes}:{seconds:02d}. Best at step {best:,}: {told(at_best)}\n"
+            f"{waited}\n"
             f"checkpoint  {folder / FINAL}\nmetrics     {metrics.path}",
             title=f"Stage {trainer.plan.stage} done",
             title_align="left",

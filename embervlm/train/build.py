@@ -8,24 +8,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.features import FrozenFeatures
 from embervlm.batch.memo import PIXEL_BYTES
-from embervlm.batch.sampler import ImageMajorSampler
+from embervlm.batch.sampler import ImageMajorSampler, parse_weights
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
 from embervlm.model.modeling import EmberVLM
 from embervlm.options import as_dict
 from embervlm.settings import TrainSettings
+from embervlm.train.features import Pictures, use_frozen_features
 from embervlm.train.loop import EmberTrainer, Plan
 from embervlm.train.precision import precision_here
 from embervlm.train.schedules import alpha_at, loss_weights
 from embervlm.train.start import Start
 from embervlm.train.teaching import Lesson
-from embervlm.train.validation import build_evaluation
+from embervlm.train.validation import build_evaluation, evaluated
 
 
 def build_arguments(settings: TrainSettings) -> tuple[TrainingArguments, list[str]]:
@@ -108,7 +111,7 @@ def build_model(settings: TrainSettings, start: Start) -> EmberVLM:
         model = EmberVLM.from_pretrained(start.weights.path)
         if model.processor is None:
             raise UserError(f"{start.weights.path} has no processor files; copy the whole checkpoint.")
-    if settings.unfreeze_vision:
+    if settings.unfreeze_vision is not None:
         model.unfreeze_vision(settings.unfreeze_vision)
     if stage == 1 and settings.language_model is not None:
         model.language_model.requires_grad_(False)
@@ -132,6 +135,44 @@ def build_train_set(settings: TrainSettings, data: Data, model: EmberVLM) -> Rec
     return RecordDataset(
         data.records, data.prepared.image_root, model.processor, settings.max_length, PIXEL_BYTES // processes
     )
+
+
+def build_order(settings: TrainSettings, train_set: RecordDataset) -> tuple[ImageMajorSampler, list[str]]:
+    """The order of the epochs, with a note where sources are weighted."""
+    weights = parse_weights(settings.source_weights, train_set.records)
+    order = ImageMajorSampler(train_set.records, settings.seed, settings.pack, weights)
+    if weights is None:
+        return order, []
+    shares = (
+        f"{count:,} of {there:,} {source} ({count / len(order):.0%})" for source, (count, there) in order.taken.items()
+    )
+    return order, [f"An epoch reads {', '.join(shares)}."]
+
+
+def build_features(
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    data: Data,
+    train_set: RecordDataset,
+    samples: int,
+    model: EmberVLM,
+    steps: int,
+    console: Console,
+) -> tuple[FrozenFeatures | None, list[str]]:
+    """Frozen features of the pictures that train and the evaluations show, if they pay over so many steps.
+
+    Args:
+        samples: of an epoch.
+    """
+    every = settings.batch_size * settings.gradient_accumulation_steps * arguments.world_size
+    looks = steps * every / max(samples, 1)  # packed, an epoch shows each picture once
+    if not settings.pack:
+        shown = [record.image for record in train_set.records if record.image is not None]
+        looks *= len(shown) / max(len(set(shown)), 1)
+    records = [*train_set.records, *evaluated(settings, data.prepared)]
+    pictures = Pictures.of(data.prepared.image_root, records, looks)
+    rank, ranks = arguments.process_index, arguments.world_size
+    return use_frozen_features(settings, model, pictures, arguments.device, console, rank, ranks)
 
 
 def loss_schedule(settings: TrainSettings, distilled: bool) -> Any:
@@ -177,12 +218,15 @@ def build_trainer(
     arguments: TrainingArguments,
     data: Data,
     train_set: RecordDataset,
+    order: ImageMajorSampler,
     model: EmberVLM,
     lesson: Lesson | None,
     callbacks: list[Any],
+    features: FrozenFeatures | None = None,
 ) -> EmberTrainer:
     """The loop with everything in it."""
     (stage,) = settings.stages
+    train_set.features = features
     # A live teacher speaks where the batches are made, and it can only be in this process.
     arguments.dataloader_num_workers = 0 if lesson and lesson.live else settings.dataloader_workers
     arguments.dataloader_persistent_workers = arguments.dataloader_num_workers > 0
@@ -192,7 +236,7 @@ def build_trainer(
         stage=stage,
         loss_at=loss_schedule(settings, lesson is not None),
         learning_rates=learning_rates(settings),
-        evaluate=build_evaluation(settings, data.prepared, model.processor, about_val),
+        evaluate=build_evaluation(settings, data.prepared, model.processor, about_val, features),
         describe={
             "stage": stage,
             "settings": as_dict(settings),
@@ -201,7 +245,7 @@ def build_trainer(
             "teacher": ", ".join(lesson.names) if lesson else None,
         },
         processor=model.processor,
-        sampler=ImageMajorSampler(train_set.records, settings.seed, together=settings.pack),
+        sampler=order,
         teachers=lesson.names if lesson and lesson.others and lesson.trained != "uld" else (),
     )
     collator = Collator(

@@ -6,18 +6,21 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints, seed_worker
 
-from embervlm.batch.sampler import ImageMajorSampler
+from embervlm.batch.sampler import ImageMajorSampler, RankBatches
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
 from embervlm.train import checkpoint as files
-from embervlm.train.meter import Meter
+from embervlm.train.meter import Meter, WaitClock
 from embervlm.train.schedules import capped_warmup
 
 
@@ -59,6 +62,7 @@ class EmberTrainer(Trainer):
         self.plan = plan
         self.add_callback(_TellEpoch(plan.sampler))
         self.meter = Meter(self.args.device, plan.teachers)
+        self.waits = WaitClock()
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
         self.seconds = 0.0  # of the whole `train()`, known at its end
@@ -80,8 +84,28 @@ class EmberTrainer(Trainer):
         self.meter.add(outputs.parts, (inputs["input_ids"] != self.plan.processor.tokenizer.pad_token_id).sum())
         return (loss, outputs) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset=None):
-        return self.plan.sampler
+    # ---- data
+
+    def get_train_dataloader(self):
+        """Our own batches: accelerate's shards would read the first samples twice where the counts do not divide."""
+        batches = RankBatches(
+            self.plan.sampler, self.args.train_batch_size, self.args.process_index, self.args.world_size
+        )
+        workers = self.args.dataloader_num_workers
+        data: Any = self.train_dataset
+        loader: DataLoader[Any] = DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            worker_init_fn=partial(seed_worker, num_workers=workers, rank=self.args.process_index),
+        )
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        return super().get_batch_samples(self.waits.timed(epoch_iterator), num_batches, device)
 
     # ---- optimizer
 
@@ -123,6 +147,7 @@ class EmberTrainer(Trainer):
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm", 0.0),
                 "tokens_per_second": tokens / seconds,
+                "data_wait_share": self.waits.drain(seconds),
             }
         elif "train_runtime" in logs:
             self.seconds = logs["train_runtime"]

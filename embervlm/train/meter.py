@@ -1,13 +1,17 @@
-"""Sums of the loss's parts between two reports, over micro-batches and ranks."""
+"""Between two reports: sums of the loss's parts over micro-batches and ranks, and the time spent waiting for data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from embervlm.distill.loss import LossParts
+
+Batch = TypeVar("Batch")
 
 _SUMS = ("ce_sum", "distill_sum", "n_correct", "n_labels", "n_targets")
 
@@ -50,3 +54,35 @@ class Meter:
             "tokens": tokens,
             **own,
         }
+
+
+class WaitClock:
+    """How long the loop stood still because the next batch was not there yet, in this process."""
+
+    def __init__(self) -> None:
+        self._waited = self._waited_before = 0.0
+        self._seconds_before = 0.0
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; asking for one is waiting."""
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - began
+            yield batch
+
+    def drain(self, seconds: float) -> float:
+        """The share of the last `seconds`, since the last call, that was spent waiting."""
+        waited, self._waited = self._waited, 0.0
+        self._waited_before += waited
+        self._seconds_before += seconds
+        return waited / seconds
+
+    @property
+    def overall(self) -> float:
+        """The share of all seconds that were drained."""
+        return self._waited_before / max(self._seconds_before, 1e-9)

@@ -19,6 +19,7 @@ SHOWN = {
     "instruct_score": ("instruct", "{:.2f}"),
     "learning_rate": ("lr", "{:.1e}"),
     "tokens_per_second": ("tok/s", "{:,.0f}"),
+    "data_wait_share": ("wait", "{:.1%}"),
 }
 ON_THE_BAR = ("sft_loss", "distill_loss", "teacher_kl_div", "vqa_accuracy", "tokens_per_second")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from embervlm.train.build import (
     all_steps,
     build_arguments,
     build_data,
+    build_features,
     build_model,
+    build_order,
     build_train_set,
     build_trainer,
     fit_length,
@@ -52,29 +56,34 @@ def train_stage(settings: TrainSettings) -> int:
     arguments, notes = build_arguments(settings)
     data = build_data(settings)
     model = build_model(settings, start)
-    settings, more_notes = fit_length(settings, model)
+    settings, more = fit_length(settings, model)
+    notes += more
     train_set = build_train_set(settings, data, model)
+    order, more = build_order(settings, train_set)
+    notes += more
+    steps = all_steps(arguments, len(order))
+    done = start.weights.step if start.resume and start.weights is not None else 0
+    if done >= steps:
+        raise UserError(
+            f"{settings.resume_from} has {done} steps behind it, this run ends at step {steps}: "
+            "there is nothing left to train. Raise --epochs or --max_steps."
+        )
     lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
+    with one_sentence():
+        features, more = build_features(settings, arguments, data, train_set, len(order), model, steps - done, console)
+    notes += more
     interrupt = StopOnSignal(speaks=not console.quiet)
     metrics = MetricsFile(folder / "metrics.json", stage)
     progress = ProgressBar(console, stage)
     callbacks = [interrupt, metrics, progress, *follow(settings, folder)]
-    trainer = build_trainer(settings, arguments, data, train_set, model, lesson, callbacks)
+    trainer = build_trainer(settings, arguments, data, train_set, order, model, lesson, callbacks, features)
 
-    steps = all_steps(arguments, len(train_set))
-    if start.resume and start.weights is not None and start.weights.step >= steps:
-        raise UserError(
-            f"{start.weights.path} has {start.weights.step} steps behind it, this run ends at step {steps}: "
-            "there is nothing left to train. Raise --epochs or --max_steps."
-        )
-    announce(console, settings, start, data, train_set, model, lesson, steps, [*notes, *more_notes])
+    announce(console, settings, start, data, train_set, model, lesson, steps, notes)
     if arguments.should_save:
         files.clean_up(folder)
     try:
-        with interrupt:
+        with one_sentence(), interrupt:
             trainer.train(resume_from_checkpoint=str(start.weights.path) if start.resume and start.weights else None)
-    except UserError as error:
-        raise UserError(_sentence(error)) from error
     finally:
         progress.close()
     if interrupt.stopped:
@@ -83,10 +92,14 @@ def train_stage(settings: TrainSettings) -> int:
     return 0
 
 
-def _sentence(error: UserError) -> str:
-    """What was said, without the traceback that torch wraps around an error of a loader's process."""
-    said = str(error)
-    return said.rpartition("UserError: ")[2].strip() if "DataLoader worker" in said else said
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """What a loader's process complains about, without the traceback that torch wraps around it."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise UserError(said.rpartition("UserError: ")[2].strip() if "DataLoader worker" in said else said) from error
 
 
 def _stopped(console: Console, folder: Path, step: int, stage: int) -> int:

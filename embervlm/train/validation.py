@@ -10,6 +10,7 @@ import torch
 
 from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.features import FrozenFeatures
 from embervlm.batch.targets import TeacherTargets
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record
@@ -39,8 +40,17 @@ def fixed_part(records: Sequence[Record], count: int, seed: int) -> list[Record]
     return [records[at] for at in sorted(chosen)]
 
 
+def evaluated(settings: TrainSettings, prepared: PreparedSet) -> list[Record]:
+    """The part of val that every evaluation of this run reads."""
+    return fixed_part(prepared.records("val"), settings.eval_samples, settings.seed)
+
+
 def build_evaluation(
-    settings: TrainSettings, prepared: PreparedSet, processor: Any, teacher: TeacherTargets | None
+    settings: TrainSettings,
+    prepared: PreparedSet,
+    processor: Any,
+    teacher: TeacherTargets | None,
+    features: FrozenFeatures | None = None,
 ) -> Callable[[Any, int], dict[str, float]]:
     """(model, step) -> metrics.
 
@@ -48,16 +58,16 @@ def build_evaluation(
     where a teacher speaks about val. vqa_accuracy and instruct_score (Stage 2): from generated answers.
     """
     (stage,) = settings.stages
-    records = fixed_part(prepared.records("val"), settings.eval_samples, settings.seed)
+    records = evaluated(settings, prepared)
     image_root = settings.image_root or prepared.image_root
     size = settings.batch_size
-    dataset = None if teacher else RecordDataset(records, image_root, processor, settings.max_length)
+    dataset = None if teacher else RecordDataset(records, image_root, processor, settings.max_length, features=features)
 
     def measure(model: Any, step: int) -> dict[str, float]:
         if dataset is None:
             assert teacher is not None
             found = measure_divergence(
-                model, records, image_root, teacher, batch_size=size, max_length=settings.max_length
+                model, records, image_root, teacher, batch_size=size, max_length=settings.max_length, features=features
             )
             metrics = {"eval_loss": found.ce_per_token, "teacher_kl_div": found.student_teacher}
         else:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embervlm import EmberVLM
+from embervlm.batch.dataset import RecordDataset
 from embervlm.errors import UserError
 from embervlm.train import build, checkpoint, interrupt, run
 from tests.train.small_world import make_world, settings
@@ -75,6 +76,29 @@ def test_a_resumed_run_is_bit_equal_to_a_straight_one(data, tmp_path, at):
         for way in ("straight", "resumed")
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_resumed_run_reads_only_what_is_left(data, tmp_path, monkeypatch):
+    """Decoding every batch before the step takes as long as the training did, on a large set."""
+    read: list[int] = []
+    real = RecordDataset.__getitem__
+    monkeypatch.setattr(RecordDataset, "__getitem__", lambda self, at: (read.append(at), real(self, at))[1])
+    for name in ("announce", "summarise"):
+        monkeypatch.setattr(run, name, lambda *args: None)
+    monkeypatch.setattr(build, "build_evaluation", lambda *args: lambda model, step: {"eval_loss": 1.0})
+    run.run_train(settings(data, tmp_path / "a", max_steps=6, save_steps=3))
+    straight, read[:] = list(read), []
+    run.run_train(settings(data, tmp_path / "b", max_steps=6, resume_from=tmp_path / "a/stage2/checkpoint-3"))
+    # An epoch has 4 steps of 3; the loader is one batch ahead.
+    assert straight[9:18] == read[:9] and len(read) == 12
+
+
+def test_sources_are_weighted_and_the_time_spent_waiting_is_told(data, tmp_path, capsys):
+    run.run_train(settings(data, tmp_path, max_steps=-1, epochs=1, source_weights=("llava_instruct=0.5",)))
+    out = capsys.readouterr().out
+    assert "An epoch reads 4 of 4 vqa_v2 (50%), 4 of 8 llava_instruct (50%)." in out
+    assert "3 steps of 3 samples" in out and "Waiting for data took" in out and "wait " in out
+    assert all(0 <= share <= 1 for share in history(tmp_path / "stage2", "stage2/data_wait_share").values())
 
 
 def test_looking_does_not_change_the_training(data, tmp_path):
