@@ -180,8 +180,9 @@ def build_trainer(
     model: EmberVLM,
     lesson: Lesson | None,
     callbacks: list[Any],
+    row_length: int,
 ) -> EmberTrainer:
-    """The loop with everything in it."""
+    """The loop with everything in it; packed rows have at most `row_length` positions."""
     (stage,) = settings.stages
     # A live teacher speaks where the batches are made, and it can only be in this process.
     arguments.dataloader_num_workers = 0 if lesson and lesson.teaching.live else settings.dataloader_workers
@@ -208,7 +209,7 @@ def build_trainer(
         model.processor,
         lesson.weighted if lesson else (),
         settings.distillation_temperature,
-        settings.max_length if settings.pack else None,
+        row_length if settings.pack else None,
     )
     trainer = EmberTrainer(
         plan,

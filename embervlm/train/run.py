@@ -52,6 +52,7 @@ def train_stage(settings: TrainSettings) -> int:
     arguments, notes = build_arguments(settings)
     data = build_data(settings)
     model = build_model(settings, start)
+    row_length = settings.max_length  # a packed row may be longer than what the model counts: positions restart in it
     settings, more_notes = fit_length(settings, model)
     train_set = build_train_set(settings, data, model)
     lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
@@ -59,7 +60,7 @@ def train_stage(settings: TrainSettings) -> int:
     metrics = MetricsFile(folder / "metrics.json", stage)
     progress = ProgressBar(console, stage)
     callbacks = [interrupt, metrics, progress, *follow(settings, folder)]
-    trainer = build_trainer(settings, arguments, data, train_set, model, lesson, callbacks)
+    trainer = build_trainer(settings, arguments, data, train_set, model, lesson, callbacks, row_length)
 
     steps = all_steps(arguments, len(train_set))
     if start.resume and start.weights is not None and start.weights.step >= steps:
