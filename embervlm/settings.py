@@ -81,7 +81,9 @@ class TrainSettings:
     image_root: Path | None = option(None, "Folder of the pictures, instead of the prepared one", group=_DATA)
     max_length: int = option(512, "Tokens of one sample, longer ones are cut", group=_DATA, minimum=16)
     pack: bool = option(
-        True, "Put the samples of one picture into one row, each seeing the picture and itself only", group=_DATA
+        True,
+        "Rows of up to max_length hold several pictures and their samples, each seeing its picture and itself only",
+        group=_DATA,
     )
     source_weights: tuple[str, ...] | None = option(
         None, "How often an epoch reads each source, such as llava_instruct=1 vqa_v2=0.5", group=_DATA, shown="1 each"
@@ -98,7 +100,7 @@ class TrainSettings:
 
     epochs: int = option(5, "Passes over the data", group=_OPTIM, minimum=1, shown="5 (Stage 1: 3)")
     max_steps: int = option(-1, "Stop after so many steps; -1 = after the epochs", group=_OPTIM, minimum=-1)
-    batch_size: int = option(64, "Samples a device and step", group=_OPTIM, minimum=1)
+    batch_size: int = option(64, "Samples a device and step, packed or not", group=_OPTIM, minimum=1)
     gradient_accumulation_steps: int = option(1, "Batches for one optimizer step", group=_OPTIM, minimum=1)
     learning_rate: float = option(
         2.0e-4, "Peak learning rate", group=_OPTIM, minimum=0, shown="2.0e-4 (Stage 1: 1.0e-3)"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from embervlm.batch.dataset import Sample
 from embervlm.batch.encode import IGNORE
-from embervlm.batch.pack import Row, pack, visible
+from embervlm.batch.pack import Row, lay_out, pack
 from embervlm.batch.targets import TeacherTargets
 from embervlm.distill.targets import Targets, collate_targets
 
@@ -20,18 +19,23 @@ def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, An
     return {name: value.to(device) for name, value in batch.items() if value is not None and name != "labels"}
 
 
+PADDING = -1
+"""Group and segment of the positions that hold nothing."""
+
+
 class Collator:
     """Lays rows side by side, padded on the right. Returns a dict of
 
-    input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or bool [B, 1, L, L] (which
-    position sees which) for packed rows, shift_labels int64 [B, L], labels (the same tensor: its name makes
-    transformers' Trainer count the labels of an accumulated step), pixel_values float32 [n_images, 3, H, W] in the
-    order of the rows or None, frozen_features float16 [n_images, c, h, w] in their place or None, targets
-    (`distill.targets.Targets`, of several teachers a list of weights and Targets) or None.
+    input_ids int64 [B, L], position_ids int64 [B, L], attention_mask int64 [B, L], or of packed rows groups and
+    segments (`Row`), both int64 [B, L] and -1 for padding, shift_labels int64 [B, L], labels (the same tensor: its
+    name makes transformers' Trainer count the labels of an accumulated step), pixel_values float32
+    [n_images, 3, H, W] in the order of the rows or None, frozen_features float16 [n_images, c, h, w] in their place or
+    None, targets (`distill.targets.Targets`, of several teachers a list of weights and Targets) or None.
 
     Args:
         teacher: the source of targets; several with their weights.
-        pack_length: samples of one picture share a row of at most so many positions; None: a row for each sample.
+        pack_length: samples are packed into as few rows as they fill, of at most so many positions and as long as the
+            longest of them needs; None: a row for each sample.
     """
 
     def __init__(
@@ -48,25 +52,34 @@ class Collator:
         self.pack_length = pack_length
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        packed = self.pack_length is not None
-        rows = pack([s.encoded for s in samples], self.shared, self.pack_length or 0)
+        encoded = [s.encoded for s in samples]
+        if self.pack_length is None:
+            rows = lay_out(encoded, self.shared)
+        else:
+            rows = pack(encoded, self.shared, self.pack_length)
         length = max(len(row.input_ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.pad_id)  # [B, L]
         shift_labels = torch.full_like(input_ids, IGNORE)
         position_ids = torch.zeros_like(input_ids)
-        segments = np.full((len(rows), length), -1)
+        groups = torch.full_like(input_ids, PADDING)
+        segments = torch.full_like(input_ids, PADDING)
         for index, row in enumerate(rows):
             count = len(row.input_ids)
             input_ids[index, :count] = torch.from_numpy(row.input_ids)
             shift_labels[index, :count] = torch.from_numpy(row.shift_labels)
             position_ids[index, :count] = torch.from_numpy(row.position_ids)
-            segments[index, :count] = row.segments
+            groups[index, :count] = torch.from_numpy(row.groups)
+            segments[index, :count] = torch.from_numpy(row.segments)
+        if self.pack_length is None:
+            seen = {"attention_mask": (segments != PADDING).long()}
+        else:
+            seen = {"groups": groups, "segments": segments}
         by_id = {s.encoded.record_id: s for s in samples}
-        shown = [by_id[row.placed[0].record_id] for row in rows if row.image is not None]
+        shown = [by_id[record_id] for row in rows for record_id in row.pictures]
         return {
             "input_ids": input_ids,
             "position_ids": position_ids,
-            "attention_mask": torch.from_numpy(visible(segments) if packed else (segments >= 0).astype(np.int64)),
+            **seen,
             "pixel_values": _stack([s.pixels for s in shown]),
             "frozen_features": _stack([s.features for s in shown]),
             "shift_labels": shift_labels,

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embervlm.data.archives import Member
+from embervlm.data.images import Place
 from embervlm.errors import UserError
 from embervlm.teachers.shards import map_arrays, write_arrays, write_whole
 
@@ -44,15 +46,15 @@ def fingerprint(frozen: nn.Module, about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def stamp_of(path: Path) -> Stamp:
-    found = path.stat()
-    return str(path), found.st_size, found.st_mtime_ns
+def stamp_of(place: Place) -> Stamp:
+    found = (place.archive if isinstance(place, Member) else place).stat()
+    return str(place), found.st_size, found.st_mtime_ns
 
 
-def content_key(path: Path) -> bytes:
-    """A hash of the file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
+def content_key(place: Place) -> bytes:
+    """A hash of the picture's bytes."""
+    data = place.read() if isinstance(place, Member) else place.read_bytes()
+    return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
 
 class FrozenFeatures:

@@ -1,7 +1,8 @@
-"""Image-major packing: a row holds a picture once and every sample about it, each seeing the picture and itself only.
+"""Image-major packing: a row holds several pictures, each once and followed by the samples about it.
 
-Positions restart after the picture, so that the loss and its gradients equal those of the unpacked rows. VQA-v2 asks
-5.4 questions of a picture: unpacked, most of a row is the same picture again.
+A sample sees its picture and itself only, and its positions go on where the picture's end, so that the loss and its
+gradients equal those of a row for each sample. VQA-v2 asks 5.4 questions of a picture: unpacked, most of a row is the
+same picture again, and most of the rest is padding.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embervlm.batch.bins import fill_rows
 from embervlm.batch.encode import IGNORE, Encoded, Response
 from embervlm.data.official import image_key
 
 SHARED = 0
-"""Segment of the positions that every sample of a row sees."""
+"""Segment of the positions that every sample of a group sees."""
 
 
 @dataclass(frozen=True)
@@ -29,70 +31,78 @@ class Placed:
 
 @dataclass(frozen=True)
 class Row:
-    """One packed row of one picture (or of one sample without a picture)."""
+    """One packed row: groups of samples, those of a group about one picture; a sample without one is its own group."""
 
     input_ids: np.ndarray  # int32 [L]
     shift_labels: np.ndarray  # int32 [L]
-    position_ids: np.ndarray  # int32 [L]; restart after the picture
-    segments: np.ndarray  # int32 [L]; SHARED for the picture, 1, 2, ... for the samples
-    image: str | None
+    position_ids: np.ndarray  # int32 [L]; restart in each group, and after its picture in each sample
+    groups: np.ndarray  # int32 [L]; 0, 1, ...
+    segments: np.ndarray  # int32 [L]; SHARED for the picture, 1, 2, ... for the samples of a group
+    pictures: tuple[str, ...]  # for each picture, in order, the id of a record that shows it
     placed: tuple[Placed, ...]
 
 
 def pack(samples: Sequence[Encoded], shared: int, max_length: int) -> list[Row]:
-    """Samples -> rows of at most `max_length` positions, those of one picture together, in order of first appearance.
+    """Samples -> as few slots (rows x longest row) as `fill_rows` finds; everything in order of first appearance.
 
     Args:
         shared: positions at the start of every sample with a picture that are the same in all of them.
-        max_length: samples that do not fit any more open the next row of their picture; 0 gives each its own row.
+        max_length: most positions of a row. The samples of one picture stay together while they fit into a row; else
+            they are split, and the picture is repeated.
     """
-    open_rows: dict[str, list[list[Encoded]]] = {}
-    rows: list[list[Encoded]] = []
-    for sample in samples:
-        if sample.image is None:
-            rows.append([sample])
-            continue
-        mine = open_rows.setdefault(image_key(sample.image), [])
-        for row in mine:
-            if shared + sum(len(s.input_ids) - shared for s in row) + len(sample.input_ids) - shared <= max_length:
-                row.append(sample)
-                break
-        else:
-            row = [sample]
-            mine.append(row)
-            rows.append(row)
-    return [_join(row, shared if row[0].image is not None else 0) for row in rows]
+    groups = _group(samples, shared, max_length)
+    bins = fill_rows([_length(group, shared) for group in groups], max_length)
+    return [_join([groups[index] for index in row], shared) for row in bins]
 
 
-def _join(samples: list[Encoded], shared: int) -> Row:
-    ids = [samples[0].input_ids[:shared], *(s.input_ids[shared:] for s in samples)]
-    labels = [np.full(shared, IGNORE, dtype=np.int32), *(s.shift_labels[shared:] for s in samples)]
-    lengths = [len(s.input_ids) - shared for s in samples]
-    positions = [np.arange(shared), *(np.arange(shared, shared + n) for n in lengths)]
-    segments = [np.full(shared, SHARED), *(np.full(n, i) for i, n in enumerate(lengths, start=1))]
-    placed, start = [], shared
-    for sample, length in zip(samples, lengths, strict=True):
-        for response in sample.responses:
-            placed.append(Placed(sample.record_id, response, response.first - shared + start))
-        start += length
-    return Row(
-        input_ids=np.concatenate(ids).astype(np.int32),
-        shift_labels=np.concatenate(labels).astype(np.int32),
-        position_ids=np.concatenate(positions).astype(np.int32),
-        segments=np.concatenate(segments).astype(np.int32),
-        image=samples[0].image,
-        placed=tuple(placed),
-    )
+def lay_out(samples: Sequence[Encoded], shared: int) -> list[Row]:
+    """A row for each sample."""
+    return [_join([[sample]], shared) for sample in samples]
 
 
-def visible(segments: np.ndarray) -> np.ndarray:
-    """Which positions see which: bool [B, 1, L, L] from segments [B, L] (-1 = padding).
+def _start(sample: Encoded, shared: int) -> int:
+    return shared if sample.image is not None else 0
 
-    A position sees itself, the shared start and what came before it in its own sample.
-    """
-    length = segments.shape[1]
-    causal = np.tri(length, dtype=bool)
-    same = segments[:, :, None] == segments[:, None, :]
-    seen = (same | (segments[:, None, :] == SHARED)) & causal
-    # Padding sees itself, since a softmax over nothing is NaN.
-    return (seen | np.eye(length, dtype=bool))[:, None]
+
+def _length(group: Sequence[Encoded], shared: int) -> int:
+    start = _start(group[0], shared)
+    return start + sum(len(sample.input_ids) - start for sample in group)
+
+
+def _group(samples: Sequence[Encoded], shared: int, max_length: int) -> list[list[Encoded]]:
+    """Samples by picture, each list short enough for a row."""
+    by_picture: dict[str | int, list[Encoded]] = {}
+    for index, sample in enumerate(samples):
+        by_picture.setdefault(index if sample.image is None else image_key(sample.image), []).append(sample)
+    groups = []
+    for group in by_picture.values():
+        start = _start(group[0], shared)
+        parts = fill_rows([len(sample.input_ids) - start for sample in group], max_length - start)
+        groups += [[group[index] for index in part] for part in parts]
+    return groups
+
+
+def _join(groups: Sequence[Sequence[Encoded]], shared: int) -> Row:
+    ids, labels, positions, numbers, segments = [], [], [], [], []
+    pictures, placed = [], []
+    at = 0
+    for number, group in enumerate(groups):
+        start = _start(group[0], shared)
+        if start:
+            pictures.append(group[0].record_id)
+            ids.append(group[0].input_ids[:start])
+            labels.append(np.full(start, IGNORE))
+            positions.append(np.arange(start))
+            segments.append(np.full(start, SHARED))
+        at += start
+        for segment, sample in enumerate(group, start=SHARED + 1):
+            length = len(sample.input_ids) - start
+            ids.append(sample.input_ids[start:])
+            labels.append(sample.shift_labels[start:])
+            positions.append(np.arange(start, start + length))
+            segments.append(np.full(length, segment))
+            placed += [Placed(sample.record_id, reply, reply.first - start + at) for reply in sample.responses]
+            at += length
+        numbers.append(np.full(_length(group, shared), number))
+    joined = (np.concatenate(parts).astype(np.int32) for parts in (ids, labels, positions, numbers, segments))
+    return Row(*joined, tuple(pictures), tuple(placed))

@@ -18,6 +18,7 @@ from embervlm.data.images import load_image, resolve_image
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
 from embervlm.inspection.page import Shown, as_picture, teacher_words, write_page
+from embervlm.inspection.rows import ROWS_LEGEND, render_row, rows_html, view_rows
 from embervlm.inspection.student import open_student, positions
 from embervlm.inspection.view import LEGEND, render_example, view_example
 from embervlm.settings import InspectSettings, TrainSettings
@@ -52,12 +53,15 @@ def run_inspect(settings: InspectSettings) -> None:
         samples = [data[at] for at in chosen]
         heading = f"Batch {number + 1}: {describe(samples, data, length)}"
         shown = [show(sample, data, teaching) for sample in samples]
-        pages.append((heading, shown))
+        rows = view_rows(samples, data.processor, length)
+        pages.append((heading, rows_html(rows), shown))
         console.rule(heading)
+        for row_number, row in enumerate(rows, 1):
+            console.print(render_row(row, row_number))
         for item in shown:
             title = f"{item.view.record_id}  {item.facts}"
             console.print(Panel(render_example(item.view, legend=False), title=Text(title), title_align="left"))
-    console.print(LEGEND, style="dim italic")
+    console.print(f"{LEGEND}. {ROWS_LEGEND}", style="dim italic")
     if settings.html is not None:
         write(settings.html, write_page(f"{folder}, {settings.split}", pages))
         console.print(f"Page: {settings.html}", markup=False)

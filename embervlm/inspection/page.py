@@ -29,6 +29,9 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-botto
 .token { white-space: pre; padding: 0 2px; border-radius: 3px; color: #666 }
 .label { color: #000; text-align: center } .cut { text-decoration: line-through }
 .said { display: block; font-size: 11px; color: #444; line-height: 1.25 }
+.packed { display: flex; gap: 1px; margin: 2px 0 }
+.box { flex-basis: 0; min-width: 0; overflow: hidden; white-space: nowrap; font-size: 11px; padding: 1px 0;
+       background: #eee } .shown { border-bottom: 2px solid #222; font-weight: 600 }
 .warn { color: #a33 } code { font-size: 13px }
 """
 
@@ -59,11 +62,11 @@ def teacher_words(targets: Any, tokenizer: Any) -> tuple[str, ...]:
     return tuple(words)
 
 
-def write_page(title: str, batches: Sequence[tuple[str, Sequence[Shown]]]) -> str:
-    """HTML of (heading, samples) for each batch."""
+def write_page(title: str, batches: Sequence[tuple[str, str, Sequence[Shown]]]) -> str:
+    """HTML of (heading, HTML about the batch, samples) for each batch."""
     body = [f"<h1>{escape(title)}</h1>", _legend()]
-    for heading, samples in batches:
-        body.append(f"<h2>{escape(heading)}</h2>")
+    for heading, about, samples in batches:
+        body += [f"<h2>{escape(heading)}</h2>", about]
         body += [_sample(shown) for shown in samples]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -20,6 +20,7 @@ from embervlm.model import loading
 from embervlm.model.answering import answer
 from embervlm.model.configuration import EmberVLMConfig
 from embervlm.model.language import build_language_model, carry_over, pretrained_config
+from embervlm.model.packed import attend_in_pieces, attention_inputs
 from embervlm.model.presets import get_preset
 from embervlm.model.processing import EmberVLMProcessor, build_processor
 from embervlm.model.projector import Projector
@@ -62,6 +63,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
             )
         self.projector = Projector(self.vision.channels, config.projector_hidden, config.text_config.hidden_size)
         self.language_model = build_language_model(config.text_config)
+        attend_in_pieces(self.language_model)
         self.post_init()
 
     @classmethod
@@ -161,6 +163,8 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         cache: Any = None,
         inputs_embeds: Tensor | None = None,
+        groups: Tensor | None = None,
+        segments: Tensor | None = None,
         shift_labels: Tensor | None = None,
         targets: Targets | Sequence[tuple[float, Targets]] | None = None,
         loss_options: LossOptions | None = None,
@@ -178,6 +182,7 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
             frozen_features: instead of `pixel_values`, what the tower's frozen part made of them,
                 [n_images, c, h, w] (`VisionTower.frozen_part`).
             position_ids: [B, L]; None: counted over `attention_mask`, so that padding on the left costs nothing.
+            groups, segments: [B, L], of packed rows (`model/packed.py`), which have position_ids and no attention_mask.
             shift_labels: [B, L], the id that each position predicts, already shifted; -100 = none.
             targets: the teacher's, one row a labelled position in row-major order; of several teachers (weight,
                 targets) of each; None: cross-entropy only.
@@ -194,9 +199,12 @@ class EmberVLM(PreTrainedModel, GenerationMixin):
             inputs_embeds = inputs_embeds + self._nothing()
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        seen: dict[str, Any] = {"attention_mask": attention_mask}
+        if groups is not None and segments is not None:
+            seen = attention_inputs(self.language_model, groups, segments, inputs_embeds.dtype)
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
+            **seen,
             position_ids=position_ids,
             cache=cache,
             use_cache=use_cache if shift_labels is None else False,

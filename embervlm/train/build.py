@@ -222,9 +222,10 @@ def build_trainer(
     model: EmberVLM,
     lesson: Lesson | None,
     callbacks: list[Any],
+    row_length: int,
     features: FrozenFeatures | None = None,
 ) -> EmberTrainer:
-    """The loop with everything in it."""
+    """The loop with everything in it; packed rows have at most `row_length` positions."""
     (stage,) = settings.stages
     train_set.features = features
     # A live teacher speaks where the batches are made, and it can only be in this process.
@@ -252,7 +253,7 @@ def build_trainer(
         model.processor,
         lesson.weighted if lesson else (),
         settings.distillation_temperature,
-        settings.max_length if settings.pack else None,
+        row_length if settings.pack else None,
     )
     trainer = EmberTrainer(
         plan,

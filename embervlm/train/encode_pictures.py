@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from embervlm.batch.features import FeatureStore, Stamp, content_key, stamp_of
-from embervlm.data.images import load_image
+from embervlm.data.images import Place, load_image
 from embervlm.errors import UserError
 
 BATCH = 16
-File = tuple[str, str, Path]
+File = tuple[str, str, Place]
 """A picture's name, a record that shows it, and where it is."""
 
 

@@ -56,6 +56,7 @@ def train_stage(settings: TrainSettings) -> int:
     arguments, notes = build_arguments(settings)
     data = build_data(settings)
     model = build_model(settings, start)
+    row_length = settings.max_length  # a packed row may be longer than what the model counts: positions restart in it
     settings, more = fit_length(settings, model)
     notes += more
     train_set = build_train_set(settings, data, model)
@@ -76,7 +77,7 @@ def train_stage(settings: TrainSettings) -> int:
     metrics = MetricsFile(folder / "metrics.json", stage)
     progress = ProgressBar(console, stage)
     callbacks = [interrupt, metrics, progress, *follow(settings, folder)]
-    trainer = build_trainer(settings, arguments, data, train_set, order, model, lesson, callbacks, features)
+    trainer = build_trainer(settings, arguments, data, train_set, order, model, lesson, callbacks, row_length, features)
 
     announce(console, settings, start, data, train_set, model, lesson, steps, notes)
     if arguments.should_save:

@@ -12,6 +12,7 @@ from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.features import FrozenFeatures
 from embervlm.batch.targets import TeacherTargets
+from embervlm.data.official import image_key
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record
 from embervlm.evaluate.divergence import measure_divergence
@@ -21,11 +22,13 @@ from embervlm.settings import TrainSettings
 
 def validation_loss(model: Any, dataset: RecordDataset, batch_size: int) -> float:
     """Mean cross-entropy per labelled position, nats."""
-    collate = Collator(dataset.processor)
+    collate = Collator(dataset.processor, pack_length=dataset.max_length)
+    # By picture, so that each is looked at once.
+    order = sorted(range(len(dataset)), key=lambda at: image_key(dataset.records[at].image or ""))
     total, count = 0.0, 0
     with torch.inference_mode():
-        for start in range(0, len(dataset), batch_size):
-            batch = collate([dataset[at] for at in range(start, min(start + batch_size, len(dataset)))])
+        for start in range(0, len(order), batch_size):
+            batch = collate([dataset[at] for at in order[start : start + batch_size]])
             parts = model(**model_inputs(batch, model.device), use_cache=False).parts
             total += float(parts.ce_sum)
             count += int(parts.n_labels)

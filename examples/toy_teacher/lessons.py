@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from transformers import LlavaProcessor
 
-from embervlm.batch.pack import visible
 from embervlm.data.toyworld.draw import draw
 from embervlm.data.toyworld.people import answer_of_one
 from embervlm.data.toyworld.questions import Interviewer
 from embervlm.data.toyworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Difficulty, Scene, sample_scene
 from embervlm.data.toyworld.stories import CAPTION_PROMPTS, caption, conversation
+from embervlm.model.packed import visible
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Lessons:
             ids[i, :n], positions[i, :n] = torch.tensor(row.ids), torch.tensor(row.positions)
             segments[i, :n] = torch.tensor(row.segments)
             labels[i, : n - 1] = torch.tensor(row.labels[1:])
-        seen = torch.from_numpy(visible(segments.numpy()))
+        seen = visible(segments.clamp(max=0), segments)  # one group a row
         # The last token of a dialogue must not be asked for the first of the next.
         labels[:, :-1][segments[:, :-1] != segments[:, 1:]] = -100
         mask = torch.zeros(rows, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)

@@ -1,9 +1,13 @@
-"""A short run for `torchrun`, with the vision tower frozen: BatchNorm in training mode sees one process's pictures."""
+"""A short run for `torchrun`, with the vision tower frozen: BatchNorm in training mode sees one process's pictures.
+
+Packed or not, the samples come in one order.
+"""
 
 import sys
 from pathlib import Path
 
-from embervlm.train import run
+from embervlm.batch.sampler import ImageMajorSampler
+from embervlm.train import build, run
 from tests.train.small_world import settings
 
 real = run.build_model
@@ -17,7 +21,8 @@ def frozen_vision(*args):
 
 if __name__ == "__main__":
     run.build_model = frozen_vision
-    data, out, batch_size, steps, resume = sys.argv[1:]
+    build.ImageMajorSampler = lambda records, seed, together: ImageMajorSampler(records, seed)
+    data, out, batch_size, steps, resume, pack, accumulate = sys.argv[1:]
     cache = Path(data).parent / "cache"
     sys.exit(
         run.run_train(
@@ -30,6 +35,8 @@ if __name__ == "__main__":
                 disable_distillation=False,
                 use_cached_teacher_outputs=(cache,),
                 resume_from=Path(resume) if resume else None,
+                pack=pack == "packed",
+                gradient_accumulation_steps=int(accumulate),
             )
         )
     )

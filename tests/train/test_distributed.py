@@ -36,6 +36,7 @@ def history(out, name):
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_double_batch(tmp_path):
+    """Packed and accumulated, too: a sum that is divided by the labels of a part of the step would show."""
     data, teacher = make_world(tmp_path / "data", train=24), make_tiny_teacher(tmp_path / "teacher")
     build_cache(
         load_teacher(str(teacher)),
@@ -44,15 +45,17 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path):
         tmp_path / "cache",
         progress=False,
     )
-    one, two, again = (tmp_path / name for name in ("one", "two", "again"))
-    launch(1, data, one, 4, 9, "")
-    said = launch(2, data, two, 2, 9, "")
+    one, two, again, many = (tmp_path / name for name in ("one", "two", "again", "many"))
+    launch(1, data, one, 4, 9, "", "unpacked", 1)
+    said = launch(2, data, two, 2, 9, "", "packed", 1)
+    launch(2, data, many, 1, 9, "", "packed", 2)
     assert said.count("Stage 2 done") == 1  # only the first process speaks
-    for name in ("sft_loss", "distill_loss", "total_loss", "grad_norm", "eval_loss", "teacher_kl_div"):
-        assert history(one, name) == pytest.approx(history(two, name), rel=1e-4), name
-    weights = [torch.load(out / "stage2/checkpoint-9/pytorch_model.bin", weights_only=True) for out in (one, two)]
-    for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+    weights = [torch.load(out / "stage2/checkpoint-9/pytorch_model.bin", weights_only=True) for out in (one, two, many)]
+    for other, theirs in zip((two, many), weights[1:], strict=True):
+        for name in ("sft_loss", "distill_loss", "total_loss", "grad_norm", "eval_loss", "teacher_kl_div"):
+            assert history(one, name) == pytest.approx(history(other, name), rel=1e-4), name
+        for name in theirs:
+            torch.testing.assert_close(weights[0][name], theirs[name], rtol=1e-3, atol=1e-5)
     assert {path.name for path in (two / "stage2/checkpoint-9").glob("rng_state*")} == {
         "rng_state_0.pth",
         "rng_state_1.pth",
@@ -60,5 +63,5 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path):
     # An epoch has 6 steps: continuing inside the second one needs the second epoch's order on both processes.
     resume = two / "stage2/checkpoint-8"
     (two / "stage2/checkpoint-9").rename(tmp_path / "kept")
-    launch(2, data, again, 2, 9, resume)
+    launch(2, data, again, 2, 9, resume, "packed", 1)
     assert history(again, "sft_loss") == history(two, "sft_loss")
