@@ -83,26 +83,28 @@ def _group(samples: Sequence[Encoded], shared: int, max_length: int) -> list[lis
 
 
 def _join(groups: Sequence[Sequence[Encoded]], shared: int) -> Row:
-    ids, labels, positions, numbers, segments = [], [], [], [], []
+    columns: list[tuple[np.ndarray, ...]] = []  # ids, labels, positions, group and segment of each piece
     pictures, placed = [], []
     at = 0
     for number, group in enumerate(groups):
         start = _start(group[0], shared)
         if start:
             pictures.append(group[0].record_id)
-            ids.append(group[0].input_ids[:start])
-            labels.append(np.full(start, IGNORE))
-            positions.append(np.arange(start))
-            segments.append(np.full(start, SHARED))
+            none = np.full(start, IGNORE)
+            columns.append((group[0].input_ids[:start], none, np.arange(start), *_numbers(start, number, SHARED)))
         at += start
         for segment, sample in enumerate(group, start=SHARED + 1):
             length = len(sample.input_ids) - start
-            ids.append(sample.input_ids[start:])
-            labels.append(sample.shift_labels[start:])
-            positions.append(np.arange(start, start + length))
-            segments.append(np.full(length, segment))
+            positions = np.arange(start, start + length)
+            ids, labels = sample.input_ids[start:], sample.shift_labels[start:]
+            columns.append((ids, labels, positions, *_numbers(length, number, segment)))
             placed += [Placed(sample.record_id, reply, reply.first - start + at) for reply in sample.responses]
             at += length
-        numbers.append(np.full(_length(group, shared), number))
-    joined = (np.concatenate(parts).astype(np.int32) for parts in (ids, labels, positions, numbers, segments))
-    return Row(*joined, tuple(pictures), tuple(placed))
+    ids, labels, positions, numbers, segments = (
+        np.concatenate(parts).astype(np.int32) for parts in zip(*columns, strict=True)
+    )
+    return Row(ids, labels, positions, numbers, segments, tuple(pictures), tuple(placed))
+
+
+def _numbers(length: int, group: int, segment: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(length, group), np.full(length, segment)

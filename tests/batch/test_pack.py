@@ -60,6 +60,19 @@ def test_packed_loss_and_gradients_equal_the_unpacked_ones(
     torch.testing.assert_close(packed[1], plain[1], atol=1e-5, rtol=1e-4)
 
 
+def test_a_row_may_have_more_positions_than_the_model_counts(model: EmberVLM) -> None:
+    """Positions restart with each picture: `tiny` counts to 256."""
+    records = [Record(str(n), f"{n}.jpg", f"Is it {n}?", "yes" * (n + 1)) for n in range(8)]
+    pictures = torch.randn(8, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    samples = [Sample(r, encode(r, model.processor, 256), p) for r, p in zip(records, pictures, strict=True)]
+    losses = []
+    for length in (None, 512):
+        batch = Collator(model.processor, pack_length=length)(samples)
+        losses.append(model(**{k: v for k, v in batch.items() if k != "labels"}).loss.item())
+    assert batch["input_ids"].shape[1] > 256
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 @pytest.mark.parametrize("length", [62, 80, 110, 256])
 def test_a_row_is_never_longer_than_allowed_and_no_sample_is_lost(model: EmberVLM, length: int) -> None:
     encoded = _encoded(model)
