@@ -48,6 +48,7 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path):
     launch(1, data, one, 4, 9, "")
     said = launch(2, data, two, 2, 9, "")
     assert said.count("Stage 2 done") == 1  # only the first process speaks
+    assert "Frozen features: 4 pictures, 4 of them new" in " ".join(said.split())
     for name in ("sft_loss", "distill_loss", "total_loss", "grad_norm", "eval_loss", "teacher_kl_div"):
         assert history(one, name) == pytest.approx(history(two, name), rel=1e-4), name
     weights = [torch.load(out / "stage2/checkpoint-9/pytorch_model.bin", weights_only=True) for out in (one, two)]
