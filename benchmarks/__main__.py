@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("world", "cache_fidelity", "imported_tail", "alignment", "loss", "training", "teachers", "data")
+BENCHMARKS = (
+    "world", "cache_fidelity", "imported_tail", "alignment", "loss", "training", "teachers", "data", "packing", "features",
+)  # fmt: skip
 
 if __name__ == "__main__":
     codes = [subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]]) for name in BENCHMARKS]

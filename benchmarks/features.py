@@ -1,7 +1,7 @@
 """What frozen features and packing are worth, what features cost to make, and how long training waits for data.
 
     python -m benchmarks.features            # minutes
-    python -m benchmarks.features --quick    # the tiny student only
+    python -m benchmarks.features --quick    # fewer steps
 
 Generated photographs of COCO's size (640 x 480) with VQA-v2's questions a picture (5.4, at least 3) and short answers.
 Nothing is kept in memory between steps, as with a data set of real size: pixels are decoded, features are read from
@@ -42,7 +42,7 @@ from embervlm.train.features import Pictures, find_missing, open_store
 from embervlm.train.meter import WaitClock
 from embervlm.train.start import Start
 
-REACH = 5.0
+REACH = {"37m": 5.0, "tiny": 3.0}  # in the tiny student the language model takes most of a step
 MOST_WAITING = 0.03
 WAYS = {"unpacked pixels": (False, False), "packed pixels": (True, False), "packed features": (True, True)}
 WORDS = "what is the color of this man on left bus holding how many people are there in a red hat".split()
@@ -190,9 +190,7 @@ def against_unpacked(seconds: dict[str, list[float]]) -> dict[str, float]:
 
 def measure(preset: str, folder: Path, pictures: int, steps: int, wait_steps: int, device: torch.device) -> Any:
     """Everything about one student; `folder` is written to."""
-    data_dir = folder / "world"
-    if not data_dir.exists():
-        make_world(data_dir, pictures)
+    data_dir = make_world(folder / f"world-{preset}", pictures)
     student = Student(preset, data_dir, device)
     found: dict[str, Any] = {"build": student.make_features(folder / preset)}
     found |= student.speeds(steps)
@@ -211,9 +209,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     device = pick_device("auto")
-    sizes = {"tiny": (150, 8, 8), "37m": (150, 5, 8)}
+    sizes = {"tiny": (150, 8, 8), "37m": (60, 5, 5)}  # pictures, steps of each way, steps that may wait
     if options.quick:
-        sizes = {"tiny": (90, 4, 4)}
+        sizes = {"tiny": (60, 3, 3), "37m": (30, 2, 2)}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for preset, (pictures, steps, wait_steps) in sizes.items():
@@ -232,8 +230,8 @@ def main() -> int:
         for way, shares in numbers["wait_share"].items():
             told = ", ".join(f"{workers} workers {share:.1%}" for workers, share in shares.items())
             console.print(f"waiting for data, {way}: {told}")
-    passed = all(numbers["ratio"]["packed features"] >= REACH for numbers in found.values())
-    passed &= all(min(numbers["wait_share"]["features"].values()) < MOST_WAITING for numbers in found.values())
+    passed = all(numbers["ratio"]["packed features"] >= REACH[preset] for preset, numbers in found.items())
+    passed &= all(numbers["wait_share"]["features"][2] < MOST_WAITING for numbers in found.values())
     print(json.dumps({"benchmark": "features", "quick": options.quick, "passed": passed, "students": found}))
     return 0 if passed else 1
 

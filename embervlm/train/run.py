@@ -63,15 +63,15 @@ def train_stage(settings: TrainSettings) -> int:
     order, more = build_order(settings, train_set)
     notes += more
     steps = all_steps(arguments, len(order))
-    done = start.weights.step if start.resume and start.weights is not None else 0
-    if done >= steps:
+    if start.resume and start.weights is not None and start.weights.step >= steps:
         raise UserError(
-            f"{settings.resume_from} has {done} steps behind it, this run ends at step {steps}: "
+            f"{start.weights.path} has {start.weights.step} steps behind it, this run ends at step {steps}: "
             "there is nothing left to train. Raise --epochs or --max_steps."
         )
     lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
     with one_sentence():
-        features, more = build_features(settings, arguments, data, train_set, len(order), model, steps - done, console)
+        # Judged by all steps, also after a resume: it must see the same numbers as a run that was not stopped.
+        features, more = build_features(settings, arguments, data, train_set, len(order), model, steps, console)
     notes += more
     interrupt = StopOnSignal(speaks=not console.quiet)
     metrics = MetricsFile(folder / "metrics.json", stage)

@@ -50,6 +50,7 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path):
     said = launch(2, data, two, 2, 9, "", "packed", 1)
     launch(2, data, many, 1, 9, "", "packed", 2)
     assert said.count("Stage 2 done") == 1  # only the first process speaks
+    assert "Frozen features: 4 pictures, 4 of them new" in " ".join(said.split())
     weights = [torch.load(out / "stage2/checkpoint-9/pytorch_model.bin", weights_only=True) for out in (one, two, many)]
     for other, theirs in zip((two, many), weights[1:], strict=True):
         for name in ("sft_loss", "distill_loss", "total_loss", "grad_norm", "eval_loss", "teacher_kl_div"):
