@@ -64,7 +64,7 @@ def run_prepare(settings: PrepareSettings) -> list[PreparedSet]:
                 )
             elif val:
                 raise UserError(f"stage {stage} has val files but no train files ({', '.join(val)}); give both")
-    (settings.out / REJECTS).unlink(missing_ok=True)  # of an earlier attempt that stopped
+    _beside(settings.out).unlink(missing_ok=True)  # of an earlier attempt that stopped
     console.print(summary(made, rejects))
     for prepared in made:
         print_report(prepared)
@@ -146,15 +146,21 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _judge(rejects: list[Reject], rows: int, settings: PrepareSettings) -> None:
-    """Too many bad rows stop here, before anything is replaced; they stay in `out`/rejects.jsonl to be looked at."""
+    """Too many bad rows stop here, before anything is replaced; they are written beside `out` to be looked at."""
     share = len(rejects) / max(1, rows)
     if share > settings.max_rejects:
-        path = settings.out / REJECTS
+        path = _beside(settings.out)
         _write_rejects(path, rejects)
         raise UserError(
             f"{len(rejects):,} of {rows:,} rows cannot be used, more than {settings.max_rejects:.1%} "
             f"(the first: {rejects[0]}; all are in {path}); mend the files or raise --max_rejects"
         )
+
+
+def _beside(out: Path) -> Path:
+    """data.rejects.jsonl for data: a run that stops leaves nothing inside."""
+    whole = out.resolve()
+    return whole.with_name(f"{whole.name}.{REJECTS}")
 
 
 def _split(

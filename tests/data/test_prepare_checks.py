@@ -126,10 +126,11 @@ def test_too_many_rejects_leave_their_list_and_the_old_set(files: dict) -> None:
     (files["image_root"] / "train2014" / f"COCO_train2014_{3:012d}.jpg").unlink()
     with pytest.raises(UserError, match="2 of 80 rows cannot be used, more than 1.0%.*all are in"):
         run_prepare(PrepareSettings(**files))
-    assert len((files["out"] / "rejects.jsonl").read_text().splitlines()) == 2
+    listed = files["out"].with_name("data.rejects.jsonl")
+    assert len(listed.read_text().splitlines()) == 2
     assert (files["out"] / "stage2" / "train.jsonl").read_bytes() == before
     run_prepare(PrepareSettings(**files, max_rejects=0.1))
-    assert [p.name for p in files["out"].iterdir()] == ["stage2"]
+    assert [p.name for p in files["out"].iterdir()] == ["stage2"] and not listed.exists()
 
 
 def test_pictures_need_not_be_there_when_nobody_looks(files: dict, tmp_path: Path) -> None:
