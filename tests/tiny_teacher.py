@@ -95,7 +95,9 @@ def make_tiny_reader(folder: Path, chat_template: str | None = READER_TEMPLATE, 
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = chat_template
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_text_config(tokenizer))
+    config = _text_config(tokenizer)
+    config.max_position_embeddings = 1024  # it is told, and given examples
+    model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)

@@ -24,8 +24,20 @@ from embervlm.teachers.outputs import Answer, Sampling, TeacherOutputs
 TOLD = "This is what a picture shows:\n{shows}\n\n{question}"
 """How the first question is asked about a picture."""
 
-SHORT = "Answer in one word."
+SHORT = "Answer briefly."
 """Behind a question that people answered in a word or two."""
+
+EXAMPLES = tuple(
+    (f"{question}\n{SHORT}", answer)
+    for question, answer in (
+        ("What kind of food is an apple?", "fruit"),
+        ("Is ice hot?", "no"),
+        ("How many legs has a dog?", "4"),
+        ("Is a rose a plant?", "yes"),
+        ("How many wheels has a bicycle?", "2"),
+    )
+)
+"""Turns in front of such a question: left alone, chat models say "No, it is not." where people said "no"."""
 
 PLAIN = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -41,20 +53,19 @@ _HELP = (
 
 
 def tell(record: Record) -> Record:
-    """The record as text alone: in front of its first question stands what the picture shows.
+    """The record as text alone: in front of its first question stands what its picture shows.
 
     Raises:
         UserError: there is a picture of which nothing is known.
     """
-    if record.image is None:
-        return record
-    shows = known(record)
-    if not shows:
-        raise UserError(f'record {record.id} has a picture and no metadata["{SHOWS}"]: {_HELP}')
     (question, answer), *later = record.turns()
-    if record.answers and SHORT:
+    if record.answers and not question.endswith(SHORT):
         question = f"{question}\n{SHORT}"
-    question = TOLD.replace("{question}", question).replace("{shows}", shows)
+    if record.image is not None:
+        shows = known(record)
+        if not shows:
+            raise UserError(f'record {record.id} has a picture and no metadata["{SHOWS}"]: {_HELP}')
+        question = TOLD.replace("{question}", question).replace("{shows}", shows)
     turns = ((question, answer), *later)
     return replace(record, image=None, instruction=question, conversations=turns if record.conversations else None)
 
@@ -82,9 +93,14 @@ class ToldTeacher(HFTeacher):
     ) -> list[Answer]:
         return super().answer([tell(record) for record in records], image_root, max_new_tokens, sampling)
 
+    def _render(self, turns: Sequence[tuple[str, str]], image: bool, prompt: bool = False) -> str:
+        """The turns as ever; a question that asks for a short answer has the examples in front of it."""
+        examples = EXAMPLES if turns[0][0].endswith(SHORT) else ()
+        return super()._render((*examples, *turns), image, prompt)
+
     def fingerprint(self) -> dict[str, str]:
         """That of any teacher, and how it is told."""
-        prompt = hashlib.sha256(f"{TOLD}\0{SHORT}".encode()).hexdigest()[:16]
+        prompt = hashlib.sha256(repr((TOLD, SHORT, EXAMPLES)).encode()).hexdigest()[:16]
         return super().fingerprint() | {"told": f"{self.told}, prompt {prompt}"}
 
 

@@ -18,7 +18,8 @@ for split in train val; do
     "--${val}vqa" "$OFFICIAL/v2_OpenEnded_mscoco_${split}2014_questions.json"
     "--${val}vqa_annotations" "$OFFICIAL/v2_mscoco_${split}2014_annotations.json")
 done
-ember prepare --out "$DATA" --image_root "$OFFICIAL/images" "${files[@]}" --vqa_prompt $'{question}\nAnswer briefly.'
+ember prepare --out "$DATA" --image_root "$OFFICIAL/images" "${files[@]}" --vqa_prompt $'{question}\nAnswer briefly.' \
+  --descriptions "$OFFICIAL"/descriptions_{train,val}.json
 
 # 2. From the train pictures only: eyes for the student, and a teacher.
 "$PYTHON" examples/stamps/train_tower.py --data_dir "$DATA" --out "$RUN/tower.safetensors"

@@ -17,7 +17,7 @@ from embervlm.errors import UserError
 from embervlm.settings import TeacherCheckSettings
 from embervlm.teachers.check import run_test_teacher
 from embervlm.teachers.registry import load_teacher, resolve_teacher
-from embervlm.teachers.told import SHORT, TOLD, ToldTeacher, tell
+from embervlm.teachers.told import EXAMPLES, SHORT, TOLD, ToldTeacher, tell
 from tests.tiny_teacher import READER_TEMPLATE, make_tiny_reader, make_tiny_teacher
 
 NOWHERE = Path("no such folder")  # no picture is opened
@@ -33,11 +33,19 @@ def told(shows: str, question: str) -> str:
     return TOLD.replace("{shows}", shows).replace("{question}", question)
 
 
-PROMPTS = [
+def written(question: str, answer: str, template: str | None) -> str:
+    if template:
+        return f"<s>user\n{question}</s>\n<s>assistant\n{answer}</s>"
+    return f"Question: {question}\nAnswer: {answer}</s>"
+
+
+QUESTIONS = [
     [told("A red circle.", f"What color is it?\n{SHORT}")],
     [told("A red star.\nObjects: star.", "What is it?"), "What color is it?"],
     ["Is it?"],
 ]
+BEFORE = [EXAMPLES, (), ()]
+"""People answered the first one in a word."""
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +64,12 @@ def teacher(folder: Path) -> ToldTeacher:
 def test_scores_equal_a_plain_forward_pass(tmp_path: Path, template: str | None):
     """Written out by hand, one conversation at a time, with a chat template and without."""
     teacher = load_teacher(str(make_tiny_reader(tmp_path, template)))
-    for record, questions, turns in zip(RECORDS, PROMPTS, teacher.score(RECORDS, NOWHERE, 6), strict=True):
-        text = ""
+    scored = teacher.score(RECORDS, NOWHERE, 6)
+    for record, before, questions, turns in zip(RECORDS, BEFORE, QUESTIONS, scored, strict=True):
+        text = "".join(written(*turn, template) + "\n" for turn in before)
         ends = []
         for question, (_, answer) in zip(questions, record.turns(), strict=True):
-            if template:
-                text += f"<s>user\n{question}</s>\n<s>assistant\n{answer}</s>"
-            else:
-                text += f"Question: {question}\nAnswer: {answer}</s>"
+            text += written(question, answer, template)
             ends.append(len(teacher.tokenizer(text, add_special_tokens=False)["input_ids"]))
             text += "\n"
         ids = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -110,8 +116,10 @@ def test_what_is_known_must_be_text():
 
 def test_answers_are_those_of_greedy_decoding(teacher: ToldTeacher):
     answers = teacher.generate(RECORDS, NOWHERE, 5)
-    for questions, answer in zip(PROMPTS, answers, strict=True):
-        ids = teacher.tokenizer(f"<s>user\n{questions[0]}</s>\n<s>assistant\n", add_special_tokens=False)["input_ids"]
+    for before, questions, answer in zip(BEFORE, QUESTIONS, answers, strict=True):
+        text = "".join(written(*turn, READER_TEMPLATE) + "\n" for turn in before)
+        text += f"<s>user\n{questions[0]}</s>\n<s>assistant\n"
+        ids = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
         said: list[int] = []
         while len(said) < 5 and teacher.end_of_turn_id not in said:
             with torch.no_grad():
@@ -130,6 +138,11 @@ def test_the_fingerprint_says_that_and_how_it_was_told(teacher: ToldTeacher, mon
 
 def test_only_models_that_cannot_see_are_told(tmp_path: Path):
     assert not isinstance(load_teacher(str(make_tiny_teacher(tmp_path))), ToldTeacher)
+
+
+def test_a_prompt_that_is_short_already_is_not_told_so_twice():
+    asked = f"What color is it?\n{SHORT}"
+    assert tell(replace(RECORDS[0], instruction=asked)) == tell(RECORDS[0])
 
 
 def test_thinking_is_switched_off(tmp_path: Path):
