@@ -6,8 +6,17 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    "world", "cache_fidelity", "imported_tail", "alignment", "loss", "training", "teachers", "data", "packing", "features",
-)  # fmt: skip
+    "world",
+    "cache_fidelity",
+    "imported_tail",
+    "alignment",
+    "loss",
+    "training",
+    "teachers",
+    "data",
+    "packing",
+    "features",
+)
 
 if __name__ == "__main__":
     codes = [subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]]) for name in BENCHMARKS]
