@@ -14,8 +14,6 @@ BENCHMARKS = (
     "training",
     "teachers",
     "data",
-    "packing",
-    "features",
 )
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ prepare: `embervlm prepare` on generated official files (benchmarks/full_size.py
 answers), LLaVA-Instruct (157,712 rows) and OK-VQA (9,009), every picture looked for, with the guide's subset of VQA-v2.
 Rows a second are those read and checked. Memory is the most that the command and its processes held together, pages
 that they share counted once (PSS, sampled). check_images: the same with every picture decoded, on a hundredth.
+packing, features: `python -m benchmarks.packing` and `benchmarks.features`, of which each also runs by itself.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks import features, packing
 from benchmarks.full_size import prepare_words, write_full_size
 from embervlm.console import console
 
@@ -83,7 +85,22 @@ def check_images(folder: Path, quick: bool) -> dict[str, Any]:
     return run
 
 
-PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {"prepare": prepare, "check_images": check_images}
+def packed(folder: Path, quick: bool) -> dict[str, Any]:
+    """Filling of rows, and how much faster packed steps are: benchmarks/packing.py."""
+    return packing.measure(quick)
+
+
+def frozen(folder: Path, quick: bool) -> dict[str, Any]:
+    """Frozen features on top of it, and the share of waiting for data: benchmarks/features.py."""
+    return features.measure_all(quick)
+
+
+PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
+    "prepare": prepare,
+    "check_images": check_images,
+    "packing": packed,
+    "features": frozen,
+}
 """Each measures one thing in `folder`, prints it, and returns what goes into the JSON line, "passed" among it."""
 
 
