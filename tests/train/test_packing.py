@@ -22,7 +22,9 @@ def one_order(monkeypatch):
         return model
 
     monkeypatch.setattr(run, "build_model", frozen)
-    monkeypatch.setattr(build, "ImageMajorSampler", lambda records, seed, together: ImageMajorSampler(records, seed))
+    monkeypatch.setattr(
+        build, "ImageMajorSampler", lambda *args, together, **kwargs: ImageMajorSampler(*args, **kwargs)
+    )
 
 
 def history(out, **changes):
