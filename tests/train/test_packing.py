@@ -23,7 +23,7 @@ def one_order(monkeypatch):
 
     monkeypatch.setattr(run, "build_model", frozen)
     monkeypatch.setattr(
-        build, "ImageMajorSampler", lambda *args, together, **kwargs: ImageMajorSampler(*args, **kwargs)
+        build, "ImageMajorSampler", lambda records, seed, together, *rest: ImageMajorSampler(records, seed, True, *rest)
     )
 
 
