@@ -47,7 +47,9 @@ from embervlm.settings import TrainSettings
 PRESETS = ("37m", "tiny")
 LENGTHS = (512, 1024)
 BATCH = TrainSettings.batch_size
-LEAST_FILLING, LEAST_RATIO = 0.97, 3.0
+LEAST_FILLING = 0.97
+LEAST_RATIO = 3.0
+"""Of the `37m` student; `tiny` writes more tokens a question, so that less of its rows is the picture."""
 PER_PICTURE = 5.36
 
 
@@ -216,7 +218,11 @@ def measure(quick: bool = False) -> dict[str, Any]:
                 )  # fmt: skip
     console.print(table)
     full = all(one["filling"] >= LEAST_FILLING for one in found["filling"].values())
-    fast = all(one["ratio"] >= LEAST_RATIO for name, one in found["speed"].items() if name.endswith("all"))
+    fast = all(
+        one["ratio"] >= LEAST_RATIO
+        for name, one in found["speed"].items()
+        if name.startswith("37m") and name.endswith("all")
+    )
     return {**found, "passed": full and fast}
 
 

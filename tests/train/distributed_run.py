@@ -21,7 +21,7 @@ def frozen_vision(*args):
 
 if __name__ == "__main__":
     run.build_model = frozen_vision
-    build.ImageMajorSampler = lambda records, seed, together: ImageMajorSampler(records, seed)
+    build.ImageMajorSampler = lambda records, seed, together, *rest: ImageMajorSampler(records, seed, True, *rest)
     data, out, batch_size, steps, resume, pack, accumulate = sys.argv[1:]
     cache = Path(data).parent / "cache"
     sys.exit(

@@ -22,7 +22,9 @@ def one_order(monkeypatch):
         return model
 
     monkeypatch.setattr(run, "build_model", frozen)
-    monkeypatch.setattr(build, "ImageMajorSampler", lambda records, seed, together: ImageMajorSampler(records, seed))
+    monkeypatch.setattr(
+        build, "ImageMajorSampler", lambda records, seed, together, *rest: ImageMajorSampler(records, seed, True, *rest)
+    )
 
 
 def history(out, **changes):
