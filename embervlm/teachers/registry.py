@@ -54,7 +54,11 @@ TEACHERS: dict[str, TeacherSpec] = {
         "256M, runs on a laptop",
         "7e3e67edbbed1bf9888184d9df282b700a323964",
     ),
-    "smollm2-135m": TeacherSpec("HuggingFaceTB/SmolLM2-135M-Instruct", note="135M, only reads: told what is seen"),
+    "smollm2-135m": TeacherSpec(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "135M, only reads: told what is seen",
+        "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+    ),
 }
 """The commits are those at which public code loads these repositories: Qwen-VL-Chat in open-compass/GTA
 (agentlego/benchmark.py), Qwen-VL in huggingface/transformers (tests/models/auto/test_tokenization_auto.py), the others
