@@ -56,8 +56,8 @@ def visit(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)  # what the client writes at once
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)
-    # transformers may have bound this to a client of its own before.
-    monkeypatch.setattr("transformers.utils.hub.list_repo_tree", huggingface_hub.HfApi(endpoint=url).list_repo_tree)
+    # transformers keeps a client of its own.
+    monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: huggingface_hub.HfApi(endpoint=url))
 
 
 def get(model: str = MODEL, **options) -> None:
