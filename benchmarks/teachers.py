@@ -4,11 +4,12 @@
     python -m benchmarks.teachers --quick    # 8 pictures, 0.1 GB; about a minute
 
 Scoring: a LLaVA of LLaVA-1.5's shape (336 px, 576 visual tokens, 32,064 words) but few and narrow layers, random
-weights, on questions in VQA-v2's distribution: 5.4 a picture (443,757 of 82,783 pictures), of 6.2 words, with
-answers of 1.1. The same records are scored with pictures shared and without, in turns; the ratio is that of each turn,
-the median of all is shown. Loading: `load_teacher` in a process of its own, on a Qwen-VL of made-up weights in the
-published layout (pickled shards with an index) and on a LLaVA in safetensors; the peak is that of the memory which is
-the process's own and of all that is resident, files mapped into memory included, less what it held before.
+weights, on questions in VQA-v2's distribution: 5.4 a picture (443,757 of 82,783 pictures), of 6.2 words, with answers
+of 1.1. The same records are scored with pictures shared and without, in turns; the ratio is that of each turn, the
+median of all is shown. With OMP_NUM_THREADS=1 the seconds are the process's own, whatever else the machine does.
+Loading: `load_teacher` in a process of its own, on a Qwen-VL of made-up weights in the published layout (pickled shards
+with an index) and on a LLaVA in safetensors; the peak is that of the memory which is the process's own and of all that
+is resident, files mapped into memory included, less what it held before.
 """
 
 from __future__ import annotations
@@ -110,13 +111,14 @@ def measure_scoring(pictures: int, width: int, layers: int, folder: Path) -> dic
     size = 8
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     differences = []
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for start in track(range(0, len(names), size), "scoring", console=console):
         part = [record for record in records if record.image in names[start : start + size]]
         scored = {}
         for name, teacher in ways.items():
-            begin = time.perf_counter()
+            begin = clock()
             scored[name] = teacher.score(part, folder, 16)
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
         for (one,), (other,) in zip(*scored.values(), strict=True):
             differences.append(float(np.abs(one.realised_logprobs - other.realised_logprobs).max()))
     ratios = [alone / shared for alone, shared in zip(seconds["alone"], seconds["shared"], strict=True)]
