@@ -11,6 +11,7 @@ settings = parse(CacheSettings, ["--top_k", "8"])
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -102,9 +103,10 @@ class Flag:
 
 
 def flags_of(settings: type) -> dict[str, Flag]:
-    """Every option of a settings class by name, in the order of its fields."""
-    hints = get_type_hints(settings)
-    return {item.name: _flag(item, hints[item.name]) for item in fields(settings) if "help" in item.metadata}
+    """Every option of a settings class by name, in the order of its fields, inherited ones last."""
+    hints, own = get_type_hints(settings), inspect.get_annotations(settings)
+    ordered = sorted(fields(settings), key=lambda item: item.name not in own)
+    return {item.name: _flag(item, hints[item.name]) for item in ordered if "help" in item.metadata}
 
 
 def _flag(item: Field[Any], hint: Any) -> Flag:

@@ -258,8 +258,21 @@ _STAGE2, _CACHE = Path("data/stage2"), Path("outputs/stage2/teacher_outputs")
 _FINAL = Path("outputs/stage2/checkpoint-final")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherLoading:
+    """How a command loads its teacher, or reaches one that is served; listed behind the command's own flags."""
+
+    teacher_dtype: str = _dtype()
+    teacher_load_in: str = _load_in()
+    teacher_offload: bool = _offload()
+    teacher_name: str | None = _served_name()
+    teacher_tokenizer: str | None = _served_tokenizer()
+    teacher_concurrency: int = _concurrency()
+    trust_remote_code: bool = _remote_code()
+
+
 @dataclass(frozen=True)
-class CacheSettings:
+class CacheSettings(TeacherLoading):
     """Run the teacher once over the data and keep what it says."""
 
     teacher_model: tuple[str, ...] = option(
@@ -284,17 +297,10 @@ class CacheSettings:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     force: bool = option(False, "Go on with a teacher that knows the answers worse than word counts do")
-    teacher_dtype: str = _dtype()
-    teacher_load_in: str = _load_in()
-    teacher_offload: bool = _offload()
-    teacher_name: str | None = _served_name()
-    teacher_tokenizer: str | None = _served_tokenizer()
-    teacher_concurrency: int = _concurrency()
-    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)
-class AnswerSettings:
+class AnswerSettings(TeacherLoading):
     """Let a teacher answer a prepared set: its own answers become the data."""
 
     teacher_model: str = option(
@@ -322,13 +328,6 @@ class AnswerSettings:
     )
     batch_size: int = option(32, "Records the teacher answers at once", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
-    teacher_dtype: str = _dtype()
-    teacher_load_in: str = _load_in()
-    teacher_offload: bool = _offload()
-    teacher_name: str | None = _served_name()
-    teacher_tokenizer: str | None = _served_tokenizer()
-    teacher_concurrency: int = _concurrency()
-    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)
@@ -422,7 +421,7 @@ class DownloadSettings:
 
 
 @dataclass(frozen=True)
-class TeacherCheckSettings:
+class TeacherCheckSettings(TeacherLoading):
     """Load a teacher, show it a picture, ask it a question."""
 
     model: str = option(
@@ -434,17 +433,10 @@ class TeacherCheckSettings:
     max_new_tokens: int = option(32, "Longest answer, in tokens", minimum=1)
     samples: int = option(300_000, "Samples of the data whose cache is estimated", minimum=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
-    teacher_dtype: str = _dtype()
-    teacher_load_in: str = _load_in()
-    teacher_offload: bool = _offload()
-    teacher_name: str | None = _served_name()
-    teacher_tokenizer: str | None = _served_tokenizer()
-    teacher_concurrency: int = _concurrency()
-    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)
-class VerifySettings:
+class VerifySettings(TeacherLoading):
     """Check the whole set-up before hours of training."""
 
     stage: int = option(2, "Stage to check", minimum=1, maximum=2)
@@ -459,13 +451,6 @@ class VerifySettings:
         False, "With a cache: load its teacher, too, and compare the gradients with its full distribution"
     )
     samples: int = option(32, "Samples to look at", minimum=1)
-    teacher_dtype: str = _dtype()
-    teacher_load_in: str = _load_in()
-    teacher_offload: bool = _offload()
-    teacher_name: str | None = _served_name()
-    teacher_tokenizer: str | None = _served_tokenizer()
-    teacher_concurrency: int = _concurrency()
-    trust_remote_code: bool = _remote_code()
 
 
 @dataclass(frozen=True)

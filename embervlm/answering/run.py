@@ -58,8 +58,7 @@ def run_answer(settings: AnswerSettings) -> None:
     teacher = load_teacher(settings.teacher_model, pick_device(settings.device), **loading_options(settings))
     for records in asked.values():
         check_records(teacher, records)
-    if hasattr(teacher, "batch_size"):
-        teacher.batch_size = settings.batch_size
+    teacher.batch_size = settings.batch_size
     answer_set(teacher, prepared, folder, asked, _asking(settings), choice, settings.batch_size, as_dict(settings))
 
 

@@ -100,10 +100,9 @@ def _join(groups: Sequence[Sequence[Encoded]], shared: int) -> Row:
             columns.append((ids, labels, positions, *_numbers(length, number, segment)))
             placed += [Placed(sample.record_id, reply, reply.first - start + at) for reply in sample.responses]
             at += length
-    ids, labels, positions, numbers, segments = (
-        np.concatenate(parts).astype(np.int32) for parts in zip(*columns, strict=True)
-    )
-    return Row(ids, labels, positions, numbers, segments, tuple(pictures), tuple(placed))
+    row = [np.concatenate(parts).astype(np.int32) for parts in zip(*columns, strict=True)]
+    token_ids, shift_labels, position_ids, numbers, segments = row
+    return Row(token_ids, shift_labels, position_ids, numbers, segments, tuple(pictures), tuple(placed))
 
 
 def _numbers(length: int, group: int, segment: int) -> tuple[np.ndarray, np.ndarray]:

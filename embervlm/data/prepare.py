@@ -27,6 +27,7 @@ from embervlm.data.settings import PrepareSettings
 from embervlm.data.shows import Descriptions
 from embervlm.data.sources import STAGES, Opener, opened_later
 from embervlm.data.workers import Workers, processors
+from embervlm.data.writing import check_target
 from embervlm.errors import UserError
 from embervlm.options import as_dict
 
@@ -45,7 +46,7 @@ def run_prepare(settings: PrepareSettings) -> list[PreparedSet]:
     if settings.check_images and settings.missing_images == "ignore":
         raise UserError("--check_images decodes every picture, --missing_images ignore looks at none; leave one out")
     for stage in STAGES:
-        _refuse_foreign(settings.out / f"stage{stage}")
+        check_target(settings.out / f"stage{stage}")
     told = Descriptions(settings.descriptions) if settings.descriptions else None
     made = []
     with _workspace(settings.out) as space:
@@ -138,11 +139,6 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     return pid != os.getpid()
-
-
-def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()) and not (folder / INFO).is_file():
-        raise UserError(f"{folder} holds other files than a prepared set; choose another --out or empty it")
 
 
 def _judge(rejects: list[Reject], rows: int, settings: PrepareSettings) -> None:

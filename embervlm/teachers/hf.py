@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -17,7 +16,7 @@ from embervlm.data.images import load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers.digest import digest_parameters
-from embervlm.teachers.locate import Located, find_answers, locate
+from embervlm.teachers.locate import Located, as_written, find_answers, locate
 from embervlm.teachers.outputs import Answer, Sampling, TeacherOutputs
 from embervlm.teachers.passes import Row
 from embervlm.teachers.sampling import choosing
@@ -206,14 +205,7 @@ class HFTeacher:
 
 
 def _shift(located: Located, written: str) -> Located:
-    """Spans in the answer as it is written: templates drop white space around it."""
-    front = len(written.encode()) - len(written.lstrip().encode())
-    if written == written.strip():
-        return located
-    known = located.starts >= 0
-    starts, ends = np.where(known, located.starts + front, -1), np.where(known, located.ends + front, -1)
-    if written != written.rstrip():
-        starts[-1] = ends[-1] = -1  # the blanks before the end were never read
+    starts, ends = as_written(located.starts, located.ends, written)
     return Located(located.behind, located.ids, starts, ends)
 
 

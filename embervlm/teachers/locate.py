@@ -99,5 +99,17 @@ def locate(
     return ids, located
 
 
+def as_written(starts: np.ndarray, ends: np.ndarray, written: str) -> tuple[np.ndarray, np.ndarray]:
+    """Spans [n] of a stripped answer, in the answer as it is written: teachers do not read the blanks around it."""
+    if written == written.strip():
+        return starts, ends
+    front = len(written.encode()) - len(written.lstrip().encode())
+    known = starts >= 0
+    starts, ends = (np.where(known, side + front, -1).astype(np.int32) for side in (starts, ends))
+    if written != written.rstrip():
+        starts[-1] = ends[-1] = -1  # the blanks before the end were never read
+    return starts, ends
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from embervlm import tokens
 from embervlm.console import console
 from embervlm.data.images import Place, load_image, resolve_image
@@ -25,6 +23,7 @@ from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers import template
 from embervlm.teachers.from_logprobs import ESTIMATED_TAIL, outputs_from_logprobs
+from embervlm.teachers.locate import as_written
 from embervlm.teachers.outputs import SERVED, Answer, Sampling, TeacherOutputs
 from embervlm.teachers.server import Refused, Server
 
@@ -146,7 +145,8 @@ class ServedTeacher:
                     entries[-1].pop(str(ids[place.stop]))
                 own = [*ids[place.start : place.stop], self.end_of_turn_id]
                 made = outputs_from_logprobs(record.id, answer, own, entries, self.tokenizer, turn, self.end_of_turn_id)
-                outputs.append(_shift(made, turns[turn][1]))
+                starts, ends = as_written(made.starts, made.ends, turns[turn][1])
+                outputs.append(replace(made, starts=starts, ends=ends))
         except UserError as error:
             raise UserError(f"record {record.id}, {self._who}: {error}") from None
         return outputs
@@ -267,14 +267,3 @@ def _tokens(found: dict[str, Any]) -> tuple[list[int], list[Any]]:
     except (TypeError, ValueError, StopIteration):
         raise UserError(f"the server's prompt_logprobs, of {len(said)} positions, do not fit its tokens") from None
     return ids, said
-
-
-def _shift(outputs: TeacherOutputs, written: str) -> TeacherOutputs:
-    """Spans in the answer as it is written: the blanks around it were not sent."""
-    if written == written.strip():
-        return outputs
-    front = len(written.encode()) - len(written.lstrip().encode())
-    starts, ends = outputs.starts + np.int32(front), outputs.ends + np.int32(front)
-    if written != written.rstrip():
-        starts[-1] = ends[-1] = -1  # the blanks before the end were never read
-    return replace(outputs, starts=starts, ends=ends)
