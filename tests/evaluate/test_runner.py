@@ -9,10 +9,12 @@ from rich.console import Console
 
 from embervlm.errors import UserError
 from embervlm.evaluate.answerers import StudentAnswerer
+from embervlm.evaluate.asking import ask
 from embervlm.evaluate.benchmarks import select
+from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.printing import print_result
 from embervlm.evaluate.results import load_result, predictions_path, save_result
-from embervlm.evaluate.runner import ask, evaluate, evaluate_subset, run_evaluate
+from embervlm.evaluate.runner import evaluate, evaluate_subset
 from embervlm.settings import EvaluateSettings
 
 ALL = ("vqa", "okvqa", "instruct")
