@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.device import pick_device
+from embervlm.errors import UserError
 from embervlm.evaluate.answerers import (
     Answerer,
     FromFile,
@@ -30,6 +32,7 @@ from embervlm.evaluate.runner import DivergenceOptions, evaluate
 from embervlm.evaluate.submission import read_answers
 from embervlm.evaluate.teacher_view import view_cache
 from embervlm.model.modeling import EmberVLM
+from embervlm.model.processing import EmberVLMProcessor
 from embervlm.options import as_dict
 from embervlm.processes import Processes, own_device, start_processes
 from embervlm.teachers.registry import load_teacher, loading_options
@@ -112,7 +115,7 @@ class _Run:
             benchmarks = settings.benchmarks if name in GUESSES else [b for b in settings.benchmarks if b in SHORT]
             if benchmarks:
                 model = {} if name in GUESSES else found[0].model
-                found.append(System(name, benchmarks, lambda build=build: build(self), model))
+                found.append(System(name, benchmarks, partial(build, self), model))
         if settings.teacher_model is not None:
             found.append(System("teacher", settings.benchmarks, self._teacher, {"teacher": settings.teacher_model}))
         return found
@@ -197,15 +200,20 @@ class _Run:
         if self.settings.teacher_outputs is None or self.student is None:
             return None
         view = view_cache(
-            self.settings.teacher_outputs, self.prepared, self.settings.split, self.student.processor.tokenizer
+            self.settings.teacher_outputs, self.prepared, self.settings.split, self._processor().tokenizer
         )
         room = getattr(self.student.config.text_config, "max_position_embeddings", None) or 512
         return DivergenceOptions(view.targets, max_length=min(512, room))
 
+    def _processor(self) -> EmberVLMProcessor:
+        processor = None if self.student is None else self.student.processor
+        if processor is None:
+            raise UserError(f"{self.settings.checkpoint} has no processor: its processor_config.json is missing.")
+        return processor
+
     def _prompts(self, system: System) -> dict[str, str]:
         """The student's chat template, and the first question of each benchmark as it reads it."""
-        assert self.student is not None
-        processor = self.student.processor
+        processor = self._processor()
         prompts = {"template": str(processor.chat_template)}
         for name in system.benchmarks:
             record = self.asked[name][0]
