@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,9 @@ from embervlm.evaluate.divergence import Divergence
 from embervlm.evaluate.results import EvalResult
 from embervlm.evaluate.vqa import Share
 
+SHOWN_TYPES = 8
+"""Question types that are printed."""
+
 
 def print_result(result: EvalResult, to: Console = console) -> None:
     """The guide's lines, one benchmark after the other."""
@@ -24,6 +27,8 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         if len(scores.by_answer_type) > 1:
             for kind, share in scores.by_answer_type.items():
                 to.print(f"  {kind.title()} Questions: {_percent(share)}")
+        if len(scores.by_question_type) > 1:
+            to.print(f"  [dim]{_question_types(scores.by_question_type)}[/dim]")
         if name in result.closed:
             share = result.closed[name].overall
             to.print(f"  Out of a closed set of answers: {_percent(share)}{_details(share)}")
@@ -73,6 +78,14 @@ def _print_divergence(found: Divergence, to: Console) -> None:
         to.print(f"  KL(student || teacher) by place in the answer: {places}")
     shares = f"{100 * found.anchored:.1f}% anchored, {100 * found.interior:.1f}% interior, {100 * found.none:.1f}% none"
     to.print(f"  Positions by target: {shares}")
+
+
+def _question_types(shares: Mapping[str, Share]) -> str:
+    """The most frequent ones in a line."""
+    often = sorted(shares.items(), key=lambda item: -item[1].n)
+    said = ", ".join(f"{escape(kind)} {_percent(share)}" for kind, share in often[:SHOWN_TYPES])
+    left = len(often) - SHOWN_TYPES
+    return f"by question type: {said}" + (f", and {left} more in the file" if left > 0 else "")
 
 
 def _percent(share: Share) -> str:

@@ -108,6 +108,7 @@ def test_the_table_is_the_guides(prepared):
     lines = [line.rstrip() for line in console.export_text().splitlines()]
     assert lines[0].startswith("VQA Accuracy: 83.3%")
     assert lines[1:3] == ["  Yes/No Questions: 66.7%", "  Other Questions: 100.0%"]
+    assert lines[3] == "  by question type: is it 66.7%, what color 100.0%"
     assert any(line.startswith("Instruction Following Score: 1.000") for line in lines)
 
 
