@@ -33,9 +33,10 @@ ARROWS = {
     "model": (*_BASE, "data", "distill"),
     "batch": ("errors", "tokens", "data", "distill", "teachers.outputs", "teachers.shards"),  # shards: files of arrays
     "evaluate": _PARTS,
-    "inspection": (*_PARTS, "evaluate"),
+    "lesson": (*_PARTS,),
+    "inspection": (*_PARTS, "evaluate", "lesson"),
     "answering": (*_BASE, "data", "teachers", "evaluate"),
-    "train": (*_PARTS, "evaluate", "inspection"),
+    "train": (*_PARTS, "evaluate", "lesson", "inspection"),
     "cli": ("errors", "console", "options"),  # the verbs are loaded by name
     "demo": (*_PARTS, "evaluate", "inspection", "train"),
 }

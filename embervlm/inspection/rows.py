@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
 import numpy as np
 from rich.text import Text
 
-from embervlm.batch.collate import Collator
-from embervlm.batch.dataset import Sample
 from embervlm.batch.encode import IGNORE
-from embervlm.batch.pack import SHARED, Row, pack
+from embervlm.batch.pack import SHARED, Row
+from embervlm.data.official import image_key
+from embervlm.inspection.gather import Batch
+from embervlm.inspection.marks import legible
 from embervlm.inspection.view import COLOURS
 
 ROWS_LEGEND = (
-    "packed rows: one colour is one picture (underlined) and the samples that see it, which see no other sample; with "
+    "rows: one colour is one picture (underlined) and the samples that see it, which see no other sample; with "
     "the number of positions"
 )
 
@@ -27,10 +25,11 @@ class Segment:
     """Some positions of a row that stand one after the other."""
 
     name: str  # the picture's file, or the record's id
-    group: int
+    colour: int  # one for each picture of the batch, and for each sample without one
     is_picture: bool
     positions: int
     labels: int
+    runs: tuple[tuple[int, bool], ...] = ()  # positions one after the other, and whether they have labels
 
 
 @dataclass(frozen=True)
@@ -41,63 +40,48 @@ class RowView:
     padding: int
 
 
-def view_rows(samples: Sequence[Sample], processor: Any, max_length: int) -> list[RowView]:
-    """A batch as `Collator` packs it."""
-    rows = pack([sample.encoded for sample in samples], Collator(processor).shared, max_length)
-    images = {sample.record.id: sample.record.image for sample in samples}
-    longest = max(len(row.input_ids) for row in rows)
-    return [RowView(_segments(row, images), longest - len(row.input_ids)) for row in rows]
+def view_rows(batch: Batch) -> list[RowView]:
+    """A batch as `Collator` lays it out."""
+    colours: dict[str, int] = {}
+    return [RowView(_segments(row, batch.images, colours), batch.longest - len(row.input_ids)) for row in batch.rows]
 
 
-def _segments(row: Row, images: dict[str, str | None]) -> tuple[Segment, ...]:
-    changes = np.flatnonzero((np.diff(row.groups) != 0) | (np.diff(row.segments) != 0)) + 1
+def _segments(row: Row, images: dict[str, str | None], colours: dict[str, int]) -> tuple[Segment, ...]:
     names = {place.first: place.record_id for place in row.placed}
     pictures = iter(row.pictures)
     found = []
-    for places in np.split(np.arange(len(row.input_ids)), changes):
+    for places in _split(np.stack([row.groups, row.segments])):
         is_picture = bool(row.segments[places[0]] == SHARED)
-        name = images[next(pictures)] if is_picture else next(names[place] for place in places if place in names)
-        labels = int((row.shift_labels[places] != IGNORE).sum())
-        found.append(Segment(name or "", int(row.groups[places[0]]), is_picture, len(places), labels))
+        record = next(pictures) if is_picture else next(names[place] for place in places if place in names)
+        image = images[record]
+        colour = colours.setdefault(f"alone:{record}" if image is None else image_key(image), len(colours))
+        labelled = row.shift_labels[places] != IGNORE
+        runs = tuple((len(part), bool(labelled[part[0]])) for part in _split(labelled[None]))
+        name = image if is_picture and image is not None else record
+        found.append(Segment(name, colour, is_picture, len(places), int(labelled.sum()), runs))
     return tuple(found)
+
+
+def _split(columns: np.ndarray) -> list[np.ndarray]:
+    """Places [n] of `columns` [k, n], cut where any of the columns changes."""
+    changes = np.flatnonzero((np.diff(columns, axis=1) != 0).any(0)) + 1
+    return np.split(np.arange(columns.shape[1]), changes)
 
 
 def render_row(view: RowView, number: int) -> Text:
     """For the terminal: name, positions and labels of each segment, and the padding."""
     line = Text(f"row {number}".ljust(16), style="bold")
     for segment in view.segments:
-        line.append(f" {_say(segment)} ", style=f"not bold black on {_colour(segment)}{_underline(segment)}")
+        colour = COLOURS[segment.colour % len(COLOURS)]
+        underline = " underline" if segment.is_picture else ""
+        line.append(f" {describe(segment)} ", style=f"not bold black on {colour}{underline}")
         line.append(" ")
     if view.padding:
         line.append(f"{view.padding} padding", style="not bold dim")
     return line
 
 
-def _say(segment: Segment) -> str:
+def describe(segment: Segment) -> str:
+    """Name, positions, labels."""
     labels = f", {segment.labels} labels" if segment.labels else ""
-    return f"{segment.name} {segment.positions}{labels}"
-
-
-def _colour(segment: Segment) -> str:
-    return COLOURS[segment.group % len(COLOURS)]
-
-
-def _underline(segment: Segment) -> str:
-    return " underline" if segment.is_picture else ""
-
-
-def rows_html(views: Sequence[RowView]) -> str:
-    """Boxes as wide as their share of the row; the details are in their titles."""
-    lines = []
-    for view in views:
-        boxes = [
-            f'<span class="{"box shown" if segment.is_picture else "box"}" title="{escape(_say(segment))}" '
-            f'style="flex-grow:{segment.positions};background:{_colour(segment)}">{escape(segment.name)}</span>'
-            for segment in view.segments
-        ]
-        if view.padding:
-            boxes.append(
-                f'<span class="box" title="{view.padding} padding" style="flex-grow:{view.padding}">&nbsp;</span>'
-            )
-        lines.append(f'<div class="packed">{"".join(boxes)}</div>')
-    return f"<p>{escape(ROWS_LEGEND[0].upper() + ROWS_LEGEND[1:])}.</p>" + "".join(lines)
+    return f"{legible(segment.name)} {segment.positions}{labels}"

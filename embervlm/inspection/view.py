@@ -15,13 +15,13 @@ from rich.text import Text
 
 from embervlm.batch.encode import IGNORE, Encoded
 from embervlm.distill.targets import ANCHORED, INTERIOR, NONE, ResponseTargets
+from embervlm.inspection.marks import END, Names, spell, visible
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.tokens import Spans, encode_spans
 
 COLOURS = ("#ffd166", "#9ad1f5", "#b7e4a8", "#f4b6c2", "#d7c2f2", "#f7c59f")
 """Backgrounds for black letters, in turn."""
 KIND_NAMES = {ANCHORED: "anchored", INTERIOR: "interior", NONE: "none"}
-END = "<end>"
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Token:
 
     text: str
     colour: int | None = None  # place in COLOURS; None: not part of an answer
-    cut: bool = False  # of an answer, but beyond the end of the row: the student is not asked for it
+    cut: bool = False  # beyond the end of the row: the student does not read it and is not asked for it
     kind: str | None = None  # anchored / interior / none; None: no teacher
+    place: tuple[int, int] | None = None  # which answer, and which of its tokens
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ class AnswerView:
 
 @dataclass(frozen=True)
 class ExampleView:
-    """One record. `row` is what the student reads, prompt included; runs of one token are folded."""
+    """One record. `row`: what the student reads, prompt included, and what is cut off; runs of one token are folded."""
 
     record_id: str
     image: str | None
     row: tuple[Token, ...]
     answers: tuple[AnswerView, ...]
     truncated: bool
+    cut_tokens: int = 0  # that the row has no room for, where the whole sample was given
+    cut_labels: int = 0  # of them of an answer, its end included
 
 
 def shows_much(encoded: Encoded) -> tuple[bool, int]:
@@ -64,21 +67,24 @@ def view_example(
     tokenizer: Any,
     outputs: Sequence[TeacherOutputs] | None = None,
     targets: Sequence[ResponseTargets] | None = None,
+    whole: Encoded | None = None,
 ) -> ExampleView:
     """Lay out one encoded record.
 
     Args:
         outputs: the teacher on every assistant turn of the record; None: no teacher.
         targets: one per entry of `encoded.responses`; None: no teacher.
+        whole: the same record without a limit of length, to show what was cut off.
     """
+    shown = encoded if whole is None else whole
     answers, at = [], {}
-    for index, response in enumerate(encoded.responses):
+    for index, response in enumerate(shown.responses):
         spans = encode_spans(tokenizer, response.text)
         size = len(response.text.encode("utf-8"))
         student = Spans(response.ids, np.append(spans.starts, size), np.append(spans.ends, size))
         said = None if outputs is None else outputs[response.turn]
         pieces = _common_pieces(student, said, size)
-        kinds = None if targets is None else targets[index].kinds
+        kinds = None if targets is None or index >= len(targets) else targets[index].kinds
         kept = response.kept(len(encoded.input_ids))
         tokens = tuple(
             Token(
@@ -86,15 +92,24 @@ def view_example(
                 _piece(pieces, start, size) % len(COLOURS),
                 cut=j >= kept,
                 kind=None if kinds is None or j >= len(kinds) else KIND_NAMES[int(kinds[j])],
+                place=(index, j),
             )
             for j, (start, end) in enumerate(zip(student.starts, student.ends, strict=True))
         )
         teacher = () if said is None else _teacher_tokens(said, response.text, pieces, size)
         answers.append(AnswerView(tokens, teacher))
         at.update({response.first + 1 + j: token for j, token in enumerate(tokens)})
-    return ExampleView(
-        encoded.record_id, encoded.image, _row(encoded, tokenizer, at), tuple(answers), encoded.truncated
-    )
+    row = _row(shown, Names(tokenizer), at, len(encoded.input_ids))
+    cut = cut_from(encoded, shown)
+    return ExampleView(encoded.record_id, encoded.image, row, tuple(answers), encoded.truncated, *cut)
+
+
+def cut_from(encoded: Encoded, whole: Encoded) -> tuple[int, int]:
+    """How many tokens the student neither reads nor is asked for, and how many of them are labels of the whole."""
+    labels, all_labels = (int((row.shift_labels != IGNORE).sum()) for row in (encoded, whole))
+    asked_last = bool(len(encoded.shift_labels)) and bool(encoded.shift_labels[-1] != IGNORE)  # though not read
+    tokens = len(whole.input_ids) + 1 - len(encoded.input_ids) - int(asked_last) if encoded.truncated else 0
+    return tokens, all_labels - labels
 
 
 def _common_pieces(student: Spans, teacher: TeacherOutputs | None, size: int) -> np.ndarray:
@@ -117,19 +132,17 @@ def _teacher_tokens(said: TeacherOutputs, text: str, pieces: np.ndarray, size: i
 
 
 def _slice(text: str, start: int, end: int) -> str:
-    """The bytes of one token; a part of a character is shown in hexadecimal."""
-    piece = text.encode("utf-8")[start:end]
-    if not piece:
-        return END
-    try:
-        return piece.decode("utf-8")
-    except UnicodeDecodeError:
-        return "".join(f"\\x{byte:02x}" for byte in piece)
+    """The bytes of one token; the end of text has none."""
+    return spell(text.encode("utf-8")[start:end]) or END
 
 
-def _row(encoded: Encoded, tokenizer: Any, answers: dict[int, Token]) -> tuple[Token, ...]:
-    """What is read, position by position; what is asked for after the last position is added at the end."""
-    ids = encoded.input_ids.tolist()
+def _row(shown: Encoded, names: Names, answers: dict[int, Token], room: int) -> tuple[Token, ...]:
+    """What is read, position by position; what is asked for after the last position is added at the end.
+
+    Args:
+        room: positions of the row; tokens of the prompt from there on are cut.
+    """
+    ids = shown.input_ids.tolist()
     row: list[Token] = []
     at = 0
     while at < len(ids):
@@ -138,19 +151,14 @@ def _row(encoded: Encoded, tokenizer: Any, answers: dict[int, Token]) -> tuple[T
             at += 1
             continue
         end = at
-        while end < len(ids) and end not in answers and ids[end] == ids[at]:
+        while end < len(ids) and end not in answers and ids[end] == ids[at] and (end < room) == (at < room):
             end += 1
-        name = tokenizer.decode([ids[at]])
-        row.append(Token(name if end - at == 1 else f"{name}×{end - at}"))
+        name = names(ids[at])
+        row.append(Token(name if end - at == 1 else f"{name}×{end - at}", cut=at >= room))
         at = end
-    if len(ids) and encoded.shift_labels[-1] != IGNORE and len(ids) in answers:
+    if len(ids) and shown.shift_labels[-1] != IGNORE and len(ids) in answers:
         row.append(answers[len(ids)])
     return tuple(row)
-
-
-def visible(text: str) -> str:
-    """Blanks and line breaks as marks."""
-    return text.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
 
 
 LEGEND = (
@@ -164,21 +172,32 @@ def render_example(view: ExampleView, legend: bool = True) -> Group:
 
     Struck out: tokens of an answer that the row has no room for.
     """
-    lines = [_line("student reads", view.row)]
+    lines = [token_line("student reads", view.row)]
     for number, answer in enumerate(view.answers, 1):
         name = "" if len(view.answers) == 1 else f" {number}"
-        lines.append(_line(f"student{name}", answer.student))
+        lines.append(token_line(f"student{name}", answer.student))
         if answer.teacher:
-            lines.append(_line(f"teacher{name}", answer.teacher))
+            lines.append(token_line(f"teacher{name}", answer.teacher))
             lines.append(_kinds_line(answer.student))
     if legend:
         lines.append(Text(LEGEND, style="dim italic"))
     if view.truncated:
-        lines.append(Text("the row was cut at max_length", style="yellow"))
+        lines.append(Text(cut_words(view), style="yellow"))
     return Group(*lines)
 
 
-def _line(name: str, tokens: Sequence[Token]) -> Text:
+def cut_words(view: ExampleView) -> str:
+    """What the end of the row took away."""
+    if not view.cut_tokens or all(not token.cut for token in view.row):
+        return "the row was cut at max_length"
+    answer = (
+        f"{view.cut_labels:,} of them of an answer: they are not trained" if view.cut_labels else "none of an answer"
+    )
+    return f"the row was cut at max_length: {view.cut_tokens:,} tokens, {answer}"
+
+
+def token_line(name: str, tokens: Sequence[Token]) -> Text:
+    """For the terminal: a name and tokens in their colours."""
     line = Text(name.ljust(16), style="bold")
     for index, token in enumerate(tokens):
         if index:
@@ -189,7 +208,7 @@ def _line(name: str, tokens: Sequence[Token]) -> Text:
 
 def _style(token: Token) -> str:
     if token.colour is None:
-        return "not bold dim"
+        return f"not bold dim{' strike' if token.cut else ''}"
     return f"not bold black on {COLOURS[token.colour]}{' strike' if token.cut else ''}"
 
 

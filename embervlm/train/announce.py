@@ -16,13 +16,13 @@ from rich.text import Text
 from embervlm.batch.dataset import RecordDataset
 from embervlm.data.official import image_key
 from embervlm.inspection.view import count_kinds, render_example, shows_much, view_example
+from embervlm.lesson import Lesson
 from embervlm.model.parameters import format_table, param_table
 from embervlm.settings import TrainSettings
 from embervlm.train.build import Data
 from embervlm.train.checkpoint import FINAL
 from embervlm.train.progress import told
 from embervlm.train.start import Start, earlier_run
-from embervlm.train.teaching import Lesson
 from embervlm.train.tracking import MetricsFile, numbers
 
 MUCH_WAITING = 0.03

@@ -19,6 +19,7 @@ from embervlm.batch.sampler import ImageMajorSampler, parse_weights
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
+from embervlm.lesson import Lesson
 from embervlm.model.modeling import EmberVLM
 from embervlm.options import as_dict
 from embervlm.settings import TrainSettings
@@ -27,7 +28,6 @@ from embervlm.train.loop import EmberTrainer, Plan
 from embervlm.train.precision import precision_here
 from embervlm.train.schedules import alpha_at, loss_weights
 from embervlm.train.start import Start
-from embervlm.train.teaching import Lesson
 from embervlm.train.validation import build_evaluation, evaluated
 
 

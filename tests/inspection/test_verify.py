@@ -8,8 +8,7 @@ import torch
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
 from embervlm.inspection import verify
-from embervlm.inspection.batches import run_inspect
-from embervlm.settings import InspectSettings, VerifySettings
+from embervlm.settings import VerifySettings
 from embervlm.teachers.cache import build_cache
 from embervlm.teachers.registry import load_teacher
 from tests.tiny_teacher import make_tiny_teacher
@@ -93,30 +92,3 @@ def test_a_cache_is_compared_with_its_teacher_where_that_is_asked_for(world, tmp
 def test_stage_1_has_no_teacher_to_verify(world):
     with pytest.raises(UserError, match="--stage 2"):
         verify.run_verify(VerifySettings(stage=1, dataset_path=world[0]))
-
-
-def test_inspection_shows_batches_and_writes_one_page(world, tmp_path, capsys):
-    data, _, cache = world
-    page = tmp_path / "pages/batches.html"
-    run_inspect(
-        InspectSettings(
-            dataset_path=data,
-            preset="tiny",
-            num_batches=2,
-            use_cached_teacher_outputs=cache,
-            html=page,
-        )
-    )
-    out = capsys.readouterr().out
-    assert "Batch 2: 4 samples" in out and "packed" in out and "24 x 24 -> 96 x 96" in out
-    html = page.read_text(encoding="utf-8")
-    assert html.count('class="sample"') == 8
-    assert html.count("data:image/png;base64,") == out.count("24 x 24")
-    assert "http" not in html.replace("http-equiv", "")  # nothing is fetched
-    assert 'class="said"' in html and "%" in html
-    assert "no picture" in html
-
-
-def test_inspection_stops_at_the_end_of_the_data(world, capsys):
-    run_inspect(InspectSettings(dataset_path=world[0], preset="tiny", num_batches=9, batch_size=8))
-    assert "has no more than 2 batches" in capsys.readouterr().out
