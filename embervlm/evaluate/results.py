@@ -112,7 +112,7 @@ def load_result(path: Path) -> EvalResult:
         raise UserError(f"{path} is not a result of embervlm evaluate (its schema is not {SCHEMA}).")
     try:
         return EvalResult.from_json(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged or of another version ({error!r}); run embervlm evaluate again.") from error
 
 
