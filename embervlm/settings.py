@@ -383,6 +383,8 @@ class EvaluateSettings:
     split: str = option("val", "Split of the data set")
     dataset_path: Path = option(_STAGE2, "Prepared data set")
     output_file: Path = option(Path("results/stage2_eval.json"), "Where the numbers go")
+    page: bool = option(True, "Also write a page beside them: figures, and questions with pictures to filter")
+    page_questions: int = option(300, "Questions shown there, the worst with more weight", minimum=0)
     teacher_outputs: Path | None = option(None, "Cache of the same split: adds KL(student || teacher)")
     batch_size: int = option(32, "Questions answered at once", minimum=1)
     max_samples: int | None = option(None, "Only so many questions of each benchmark", minimum=1, shown="all")

@@ -23,6 +23,7 @@ from embervlm.evaluate.closed import ClosedAnswerer, build_trie, common_answers
 from embervlm.evaluate.divergence import Divergence, measure_divergence
 from embervlm.evaluate.environment import environment
 from embervlm.evaluate.instruct import score_instruct
+from embervlm.evaluate.page import write_page
 from embervlm.evaluate.printing import print_result
 from embervlm.evaluate.results import EvalResult, read_json, save_result
 from embervlm.evaluate.teacher_view import view_cache
@@ -217,6 +218,10 @@ def run_evaluate(settings: EvaluateSettings) -> None:
     records = prepared.records(settings.split)
     ids = {record.id: record.metadata["question_id"] for record in records if "question_id" in record.metadata}
     for path in save_result(result, settings.output_file, ids):
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if settings.page:
+        page = settings.output_file.with_suffix(".html")
+        path = write_page(result, records, prepared.image_root, page, settings.page_questions, settings.seed)
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 

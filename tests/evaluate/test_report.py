@@ -1,8 +1,6 @@
 """The report is one safe file, tells the truth, and leaves out what it does not have."""
 
 import dataclasses
-import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -12,54 +10,7 @@ from embervlm.evaluate.report_inputs import ReportInputs, SystemRow, load_inputs
 from embervlm.evaluate.sight import Sight
 from embervlm.evaluate.templates import duration
 from tests.evaluate import synthetic
-
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-HOSTILE = "</style><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\""
-
-
-class Checker(HTMLParser):
-    """Notes unbalanced tags, scripts, handlers and everything that would be fetched."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.problems: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name.startswith("on"):
-                self.problems.append(f"handler {name}")
-            if name in ("src", "href", "srcset", "data", "action") and not (value or "").startswith("data:image/"):
-                self.problems.append(f"{name}={value}")
-        if tag in ("script", "link", "iframe", "object", "embed", "base", "form"):
-            self.problems.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.problems.append(f"</{tag}>")
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-
-def check(html: str) -> Checker:
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert not checker.open and not checker.problems, (checker.open, checker.problems)
-    assert not re.search(r"https?:|//[a-z]+\.[a-z]|url\(|@import", html), "the page would load something"
-    return checker
+from tests.evaluate.pages import HOSTILE, check
 
 
 @pytest.fixture(scope="module")
