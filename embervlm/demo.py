@@ -193,7 +193,10 @@ def evaluate_rivals(settings: EvaluateSettings, results: Path) -> None:
     }
     for name, system in rivals.items():
         benchmarks = settings.benchmarks if name == "teacher" else ("vqa", "okvqa")
-        result = evaluate(system, prepared, benchmarks, settings.split, name=name, batch_size=64)
+        about = {"dataset_path": settings.dataset_path.as_posix()}
+        if name != "teacher":
+            about["checkpoint"] = settings.checkpoint.as_posix()
+        result = evaluate(system, prepared, benchmarks, settings.split, name=name, batch_size=64, settings=about)
         save_result(result, results / f"{name}.json", ids)
         console.print(f"{name}: VQA accuracy {100 * (result.vqa_accuracy or 0):.1f}%")
 

@@ -412,6 +412,23 @@ class ReportSettings:
 
 
 @dataclass(frozen=True)
+class CompareSettings:
+    """Compare evaluations of the same questions: paired differences, who answers what, one page."""
+
+    runs: tuple[Path, ...] = option(
+        (),
+        "Results of `embervlm evaluate`, or folders of runs that hold one; all are compared with the first",
+        words="RUN_A RUN_B [...]",
+        shown="none",
+    )
+    output: Path = option(Path("compare.html"), "The page to write; the numbers go beside it as .json")
+    dataset_path: Path | None = option(None, "Prepared data set of the questions", shown="the one in the results")
+    examples: int = option(8, "Questions shown that only one of two runs answers, each way", minimum=0)
+    draws: int = option(10_000, "Resamples of the bootstrap", minimum=100)
+    seed: int = option(0, "Seed of the resamples and the examples", minimum=0)
+
+
+@dataclass(frozen=True)
 class DownloadSettings:
     """Fetch a teacher's weights from the hub."""
 

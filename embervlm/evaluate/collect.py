@@ -126,11 +126,17 @@ def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
     runs = []
     for folder, name, kind, stage in places:
         if (folder / "metrics.json").is_file():
-            data = read_json(folder / "metrics.json")
-            if not isinstance(data, dict) or not isinstance(data.get("history"), list):
-                raise UserError(f"{folder / 'metrics.json'} has no history; it is written by embervlm train.")
+            data = read_metrics(folder / "metrics.json")
             runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
     return tuple(runs)
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """A metrics.json of a stage; UserError where it is none."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("history"), list):
+        raise UserError(f"{path} has no history; it is written by embervlm train.")
+    return data
 
 
 def with_baselines(inputs: ReportInputs, prepared: PreparedSet) -> ReportInputs:

@@ -5,6 +5,7 @@
   if (!bar) return;
   bar.hidden = false;
   const cards = [...document.querySelectorAll(".gallery .shot")].map((card) => [card, card.textContent.toLowerCase()]);
+  const galleries = document.querySelectorAll(".gallery");
   const choices = [...bar.querySelectorAll("select")];
   const search = bar.querySelector("input");
   const counted = bar.querySelector("output");
@@ -17,6 +18,11 @@
         && words.every((word) => text.includes(word));
       card.hidden = !fits;
       left += fits;
+    }
+    for (const gallery of galleries) {
+      const empty = !gallery.querySelector(".shot:not([hidden])");
+      gallery.hidden = empty;
+      if (gallery.previousElementSibling.tagName === "H3") gallery.previousElementSibling.hidden = empty;
     }
     counted.value = `${left.toLocaleString("en")} of ${cards.length.toLocaleString("en")} shown`;
     nothing.hidden = left > 0;

@@ -36,31 +36,36 @@ class Paired:
 def paired_bootstrap(scores: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Paired:
     """Means, their 95% intervals and their differences to the first system.
 
+    A draw resamples the questions for both systems of a difference alike, so it is a draw of the mean of the single
+    differences. What is said of two systems does not depend on a third.
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 16.
 
     Args:
         scores: [systems, questions], float, question j the same for all.
-        draws: resamples of the questions, the same for every system.
+        draws: resamples of the questions.
     """
     if scores.ndim != 2 or not scores.shape[1]:
         raise ValueError(f"scores have the shape {scores.shape}; expected [systems, questions], one question at least")
-    n = scores.shape[1]
-    # Questions with the same scores are alike: how often each such group is drawn is multinomial.
-    levels, counts = np.unique(scores, axis=1, return_counts=True)
+    differences = np.round(scores[1:] - scores[0], 12)  # 0.9 - 0.6 is 0.3
+    return Paired(
+        scores.shape[1],
+        tuple(float(mean) for mean in scores.mean(1)),
+        tuple(_interval(_drawn_means(values, draws, seed)) for values in scores),
+        tuple(_difference(float(values.mean()), _drawn_means(values, draws, seed)) for values in differences),
+    )
+
+
+def _drawn_means(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Means [draws] of as many values, drawn from `values` [n] with replacement."""
+    # Equal values are alike: how often each distinct one is drawn is multinomial.
+    levels, counts = np.unique(values, return_counts=True)
     rng = np.random.default_rng(seed)
     step = max(1, _AT_ONCE // len(counts))
-    parts = []
-    for start in range(0, draws, step):
-        drawn = rng.multinomial(n, counts / n, size=min(step, draws - start))
-        parts.append(drawn @ levels.T / n)
-    means = np.concatenate(parts)  # [draws, systems]
-    exact = scores.mean(1)
-    return Paired(
-        n,
-        tuple(float(mean) for mean in exact),
-        tuple(_interval(column) for column in means.T),
-        tuple(_difference(exact[at] - exact[0], means[:, at] - means[:, 0]) for at in range(1, len(scores))),
-    )
+    parts = [
+        rng.multinomial(len(values), counts / len(values), size=min(step, draws - start)) @ levels
+        for start in range(0, draws, step)
+    ]
+    return np.concatenate(parts) / len(values)
 
 
 def _difference(mean: float, drawn: np.ndarray) -> Difference:
@@ -77,9 +82,13 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def points(share: float, sign: bool = False) -> str:
-    """A share as percentage points: 0.1234 -> "12.3", signed "+12.3"; never "-0.0"."""
-    value = round(100 * share, 1) + 0.0
-    return (f"{value:+.1f}" if sign else f"{value:.1f}").replace("-", "−")
+    """A share as percentage points: 0.1234 -> "12.3", signed "+12.3"."""
+    return minus(round(100 * share, 1), 1, sign)
+
+
+def minus(value: float, digits: int, sign: bool = False) -> str:
+    """A number with a real minus, and a plus where `sign` asks for it; nothing before 0."""
+    return (f"{value:+.{digits}f}" if sign and value else f"{value + 0.0:.{digits}f}").replace("-", "−")
 
 
 def span(interval: Sequence[float], sign: bool = False) -> str:

@@ -73,11 +73,6 @@ def read_answered(path: Path, result: EvalResult, benchmark: str, records: Seque
             than the result's.
     """
     beside = predictions_path(path, benchmark)
-    if not beside.is_file():
-        raise UserError(
-            f"{beside} is missing: the single answers of {path}. Keep the files of one evaluation together, or run "
-            "embervlm evaluate again."
-        )
     answers = _by_id(beside)
     source = BENCHMARKS[benchmark.removesuffix(CLOSED)].source
     known = {
@@ -101,8 +96,18 @@ def read_answered(path: Path, result: EvalResult, benchmark: str, records: Seque
     return found
 
 
+def read_ids(path: Path, benchmark: str) -> set[str]:
+    """Ids of the questions, as text, that the result at `path` was asked; raises as `read_answered`."""
+    return set(_by_id(predictions_path(path, benchmark)))
+
+
 def _by_id(path: Path) -> dict[str, str]:
     """Question id as text -> answer."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: it holds the single answers. Keep the files of one evaluation together, or run "
+            "embervlm evaluate again."
+        )
     rows = read_json(path)
     if not isinstance(rows, list):
         raise UserError(f"{path} is damaged: expected a list of question_id and answer; run embervlm evaluate again.")

@@ -5,10 +5,7 @@ import re
 
 import pytest
 
-from embervlm.data.record import Record
-from embervlm.evaluate.cards import Album, choose
 from embervlm.evaluate.page import render_evaluation, write_page
-from embervlm.evaluate.questions import Answered
 from embervlm.evaluate.runner import evaluate, run_evaluate
 from embervlm.evaluate.templates import read_asset, script_source
 from embervlm.settings import EvaluateSettings
@@ -83,23 +80,7 @@ def test_a_page_is_bounded_and_says_what_it_leaves_out(result, prepared):
     )
 
 
-def test_wrong_answers_are_drawn_with_four_times_the_weight():
-    def questions(name: str, scores: list[float]) -> list[Answered]:
-        return [Answered(Record(f"{name}-{at}", None, "?", "x"), "y", score) for at, score in enumerate(scores)]
-
-    many = questions("many", [0.0] * 1000 + [1.0] * 1000)
-    chosen = choose({"many": many, "few": questions("few", [1.0, 0.0])}, 202, seed=1)
-    assert chosen == choose({"many": many, "few": questions("few", [1.0, 0.0])}, 202, seed=1)
-    assert sum(name == "few" for name, _ in chosen) == 2 and len(chosen) == 202
-    wrong = sum(question.score == 0 for name, question in chosen if name == "many")
-    assert 145 < wrong < 175  # 160 of 200
-    scores = [question.score for _, question in chosen]
-    assert scores == sorted(scores)
-
-
 def test_a_picture_that_is_gone_is_told_not_an_end(result, prepared, tmp_path):
-    album = Album(tmp_path)
-    assert album.add("red.png") == "" and album.add(None) == "" and album.missing == 1
     assert "3 pictures are not there any more" in render_evaluation(result, prepared.records("val"), tmp_path)
 
 

@@ -32,6 +32,13 @@ def test_against_every_resample_there_is():
     assert found.differences[1] == difference
 
 
+def test_two_systems_are_compared_alike_whoever_else_is_there():
+    """A third run on the command line must not change what is said of the first two."""
+    scores = np.random.default_rng(0).choice([0, 0.3, 0.6, 0.9, 1.0], (3, 80))
+    two, three = paired_bootstrap(scores[:2]), paired_bootstrap(scores)
+    assert three.differences[0] == two.differences[0] and three.intervals[:2] == two.intervals
+
+
 def test_pairing_takes_out_what_is_hard_for_both():
     """Two systems that differ by little on questions that differ by much: unpaired, the difference would drown."""
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ def test_a_model_that_sees():
     found = measure_sight(scores(300, 400), scores(200, 400))
     assert found.verdict == "looks" and found.gain == pytest.approx(0.25)
     assert found.interval[0] < 0.25 < found.interval[1]
-    assert found.sentence().startswith("The student gains 25.0 points from seeing (95% interval 21.0 to 29.3)")
+    assert found.sentence().startswith("The student gains 25.0 points from seeing (95% interval 20.8 to 29.2)")
     assert found.sentence().endswith("75.0% with the picture, 50.0% without it, on the same 400 questions.")
 
 
