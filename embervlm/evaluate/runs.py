@@ -81,13 +81,14 @@ def _result_of(place: Path) -> Path:
 
 def _run(name: str, path: Path, result: EvalResult, place: Path) -> Run:
     stages: list[Path] = []
-    trained = None
+    trained: Mapping[str, Any] | None = None
     if checkpoint := find_path(result.settings.get("checkpoint"), path.parent):
         stages = [checkpoint.parent.parent / "stage1", checkpoint.parent]
         if (args := checkpoint / "training_args.json").is_file():
             data = read_json(args)
             settings = data.get("settings") if isinstance(data, dict) else None
-            trained = settings if isinstance(settings, dict) else None
+            if isinstance(settings, dict):  # a run without distillation has had no teacher, whatever the default says
+                trained = settings | ({"teacher_model": data["teacher"]} if "teacher" in data else {})
     if not any((stage / METRICS).is_file() for stage in stages) and place.is_dir() and result.system == "student":
         home = place / "outputs" if (place / "outputs").is_dir() else place
         stages = [home, home / "stage1", home / "stage2"]

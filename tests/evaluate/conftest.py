@@ -34,8 +34,13 @@ def compared(prepared, tmp_path_factory) -> Path:
     for name, wrong in says.items():
         final = home / name / "stage2" / "checkpoint-final"
         final.mkdir(parents=True)
-        trained = {"learning_rate": 0.002, "seed": 0, "distillation_alpha": 0.3 if name == "a" else 0.0}
-        (final / "training_args.json").write_text(json.dumps({"stage": 2, "settings": trained}))
+        trained = {
+            "teacher_model": ["toy-llava"],
+            "learning_rate": 0.002,
+            "seed": 0,
+            "distillation_alpha": 0.3 if name == "a" else 0.0,
+        }
+        (final / "training_args.json").write_text(json.dumps({"stage": 2, "settings": trained, "teacher": None}))
         history = [{"step": step, "stage2/sft_loss": (2.0 if name == "a" else 2.5) / step} for step in (1, 2, 3)]
         (final.parent / "metrics.json").write_text(json.dumps({"stage": 2, "history": history}))
         about = {"checkpoint": str(final), "dataset_path": str(prepared.folder), "num_beams": 1 if name == "a" else 4}

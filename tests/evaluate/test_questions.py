@@ -1,5 +1,6 @@
 """Answers of an earlier evaluation are scored again only where they are whole and belong to its result."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,9 +8,10 @@ import pytest
 
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
-from embervlm.evaluate.questions import find_data, find_path, read_answered, read_ids
+from embervlm.evaluate.questions import benchmarks_of, find_data, find_path, read_answered, read_ids, title_of
 from embervlm.evaluate.results import predictions_path
 from embervlm.evaluate.runner import evaluate
+from embervlm.evaluate.vqa import score_vqa
 from tests.evaluate.test_runner import ALL, Oracle
 from tests.evaluate.world import save
 
@@ -50,6 +52,18 @@ def test_changed_answers_are_refused(saved, prepared, change, said):
     beside.write_text(json.dumps(change(json.loads(beside.read_text()))))
     with pytest.raises(UserError, match=said):
         read_answered(path, result, "vqa", prepared.records("val"))
+
+
+def test_answers_out_of_a_closed_set_are_a_benchmark_of_their_own(saved, prepared):
+    path, result = saved
+    said = dict.fromkeys(result.predictions["vqa"], "no")
+    scores = score_vqa([record for record in prepared.records("val") if record.id in said], list(said.values()))
+    both = dataclasses.replace(result, closed={"vqa": scores}, predictions={**result.predictions, "vqa_closed": said})
+    save(both, prepared, path)
+    found = read_answered(path, both, "vqa_closed", prepared.records("val"))
+    assert {one.answer for one in found} == {"no"} and title_of("vqa_closed") == "VQA, closed set"
+    assert benchmarks_of(both)["vqa_closed"][1] == pytest.approx(sum(one.score for one in found) / 6)
+    assert sum(one.score for one in found) == 2  # "Is it red?" of the pictures that are not
 
 
 def test_missing_answers_are_named(saved, prepared):

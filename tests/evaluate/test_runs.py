@@ -22,6 +22,7 @@ def test_runs_bring_their_training_and_a_name_that_tells_them_apart(compared, tm
     a, b = compared / "results" / "a.json", compared / "results" / "b.json"
     found = open_runs([a, b])
     assert [run.name for run in found] == ["a", "b"] and found[0].trained["distillation_alpha"] == 0.3
+    assert found[0].trained["teacher_model"] is None  # the teacher it had, not the one that the settings name
     assert [row["stage2/sft_loss"] for row in found[1].history] == [2.5, 1.25, 2.5 / 3]
     alike = [copy_with(a, tmp_path / name / "results" / "stage2_eval.json") for name in ("first", "second")]
     assert [run.name for run in open_runs(alike)] == ["first/results/stage2_eval", "second/results/stage2_eval"]
