@@ -47,6 +47,7 @@ VERBS = {
     "cache merge": Verb("settings:CacheMergeSettings", "teachers.manage:run_merge"),
     "answer": Verb("settings:AnswerSettings", "answering.run:run_answer"),
     "evaluate": Verb("settings:EvaluateSettings", "evaluate.command:run_evaluate"),
+    "compare": Verb("settings:CompareSettings", "evaluate.compare:run_compare"),
     "report": Verb("settings:ReportSettings", "evaluate.report:run_report"),
     "infer": Verb("settings:InferenceSettings", "model.inference:run_inference"),
     "download-teacher": Verb("settings:DownloadSettings", "teachers.download:run_download"),
@@ -121,9 +122,11 @@ def print_verbs() -> None:
 
 def print_flags(name: str, settings: type) -> None:
     """What `embervlm VERB --help` shows: every flag with its default and its help, in groups."""
-    console.print(f"\n[bold]embervlm {name}[/] [dim]\\[flags][/]   {escape(_first_line(settings))}")
+    all_flags = flags_of(settings).values()
+    words = "".join(f" {flag.words}" for flag in all_flags if flag.words)
+    console.print(f"\n[bold]embervlm {name}[/]{escape(words)} [dim]\\[flags][/]   {escape(_first_line(settings))}")
     groups: dict[str, list[Flag]] = {}
-    for flag in flags_of(settings).values():
+    for flag in all_flags:
         groups.setdefault(flag.group, []).append(flag)
     for group, flags in groups.items():
         console.print(f"\n[bold]{group}[/]")

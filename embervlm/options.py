@@ -38,16 +38,18 @@ def option(
     maximum: float | None = None,
     key: str | None = "",
     shown: str | None = None,
+    words: str | None = None,
 ) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
         key: dotted key in the settings file; "" = the field's name, None = not allowed there, "!key" = its opposite.
         shown: how `--help` writes the default, where it is not the value itself.
+        words: the words that belong to no flag fill this one (a tuple), under this name in `--help`.
     """
     limits = (minimum, maximum)
     metadata = {"help": help, "group": group, "choices": tuple(choices), "limits": limits, "key": key, "shown": shown}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "words": words})
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Flag:
     limits: tuple[float | None, float | None]
     key: str | None
     shown: str | None
+    words: str | None
 
     def convert(self, value: Any, said: str) -> Any:
         """A value from the command line (text) or YAML, checked. `said` names where it stands, for the person."""
@@ -156,9 +159,13 @@ def parse_flags(settings: type, argv: Sequence[str]) -> dict[str, Any]:
         else:
             parser.add_argument(f"--{flag.name}", nargs="+" if flag.many else None)
     given, unknown = parser.parse_known_args([_underscored(word) for word in argv])
-    if unknown:
-        raise UserError(_what_is(unknown[0], flags))
-    return {name: flags[name].convert(value, f"--{name}") for name, value in vars(given).items()}
+    values = vars(given)
+    taker = next((flag.name for flag in flags.values() if flag.words), None)
+    for word in unknown:
+        if taker is None or word.startswith("-"):
+            raise UserError(_what_is(word, flags))
+        values[taker] = [*values.get(taker, ()), word]
+    return {name: flags[name].convert(value, f"--{name}") for name, value in values.items()}
 
 
 class _Parser(argparse.ArgumentParser):

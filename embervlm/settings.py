@@ -383,6 +383,8 @@ class EvaluateSettings(TeacherLoading):
     split: str = option("val", "Split of the data set")
     dataset_path: Path = option(_STAGE2, "Prepared data set")
     output_file: Path = option(Path("results/stage2_eval.json"), "Where the numbers go")
+    page: bool = option(True, "Also write a page beside them: figures, and questions with pictures to filter")
+    page_questions: int = option(300, "Questions shown there, the worst with more weight", minimum=0)
     teacher_outputs: Path | None = option(None, "Cache of the same split: adds KL(student || teacher)")
     baselines: tuple[str, ...] | None = option(
         ("majority_per_template", "blind", "shuffled_pictures"), "Asked the same questions, or none: the commonest "
@@ -416,6 +418,23 @@ class ReportSettings:
         (Path("results/stage2_eval.json"),), "Results of `embervlm evaluate`, the distilled student's first"
     )
     report: Path = option(Path("outputs/report.html"), "The page to write")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Compare evaluations of the same questions: paired differences, who answers what, one page."""
+
+    runs: tuple[Path, ...] = option(
+        (),
+        "Results of `embervlm evaluate`, or folders of runs that hold one; all are compared with the first",
+        words="RUN_A RUN_B [...]",
+        shown="none",
+    )
+    output: Path = option(Path("compare.html"), "The page to write; the numbers go beside it as .json")
+    dataset_path: Path | None = option(None, "Prepared data set of the questions", shown="the one in the results")
+    examples: int = option(8, "Questions shown that only one of two runs answers, each way", minimum=0)
+    draws: int = option(10_000, "Resamples of the bootstrap", minimum=100)
+    seed: int = option(0, "Seed of the resamples and the examples", minimum=0)
 
 
 @dataclass(frozen=True)

@@ -200,3 +200,26 @@ def test_settings_go_into_a_checkpoint_as_json() -> None:
     told = as_dict(TrainSettings(stages=(1, 2)))
     assert (told["stages"], told["output_dir"], told["sft_weight"]) == ([1, 2], "outputs", None)
     assert yaml.safe_load(yaml.safe_dump(told)) == told
+
+
+@dataclass(frozen=True)
+class _Named:
+    files: tuple[Path, ...] = option((), "Files", words="FILE [...]")
+    deep: bool = option(False, "Deep")
+    into: Path = option(Path("x"), "Where to")
+
+
+def test_words_without_a_flag_fill_the_one_that_takes_them() -> None:
+    expected = _Named((Path("a"), Path("b,c")), True, Path("y"))
+    for argv in (
+        "a b,c --deep --into y",
+        "a --deep b,c --into y",
+        "--deep --into y a b,c",
+        "--into y --deep --files a b,c",
+    ):
+        assert parse(_Named, argv.split()) == expected
+    assert parse(_Named, ["--files", "a", "--deep", "b"]).files == (Path("a"), Path("b"))
+    with pytest.raises(UserError, match="no flag --depe; did you mean --deep"):
+        parse(_Named, ["a", "--depe", "b"])
+    with pytest.raises(UserError, match="'a' belongs to no flag"):
+        parse(EvaluateSettings, ["a"])

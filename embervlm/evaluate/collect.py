@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from embervlm.batch.dataset import RecordDataset
-from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.examples import aligned_example, next_token_example, picture_examples
 from embervlm.evaluate.phases import demo_phases, measured_phases
+from embervlm.evaluate.questions import find_data, read_answered
 from embervlm.evaluate.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.results import EvalResult, is_result, load_result, predictions_path, read_json
 from embervlm.evaluate.runner import evaluate
+from embervlm.evaluate.sight import UNSEEING, Sight, sight_of
 from embervlm.evaluate.teacher_view import view_cache
 from embervlm.model.modeling import EmberVLM
 from embervlm.teachers.facts import teacher_facts
@@ -83,7 +85,8 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     inputs = dataclasses.replace(
         inputs, environment=row.result.environment, settings=_settings(row.result), subtitle=_subtitle(row.result)
     )
-    prepared = _data_of(row.result)
+    prepared = find_data(row.result, run_dir)
+    inputs = dataclasses.replace(inputs, sights=_sights(row.result, evaluations, results, prepared))
     if prepared is None:
         return inputs
     said: dict[str, dict[str, str]] = {}
@@ -133,11 +136,17 @@ def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
     runs = []
     for folder, name, kind, stage in places:
         if (folder / "metrics.json").is_file():
-            data = read_json(folder / "metrics.json")
-            if not isinstance(data, dict) or not isinstance(data.get("history"), list):
-                raise UserError(f"{folder / 'metrics.json'} has no history; it is written by embervlm train.")
+            data = read_metrics(folder / "metrics.json")
             runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
     return tuple(runs)
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """A metrics.json of a stage; UserError where it is none."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("history"), list):
+        raise UserError(f"{path} has no history; it is written by embervlm train.")
+    return data
 
 
 def with_baselines(inputs: ReportInputs, prepared: PreparedSet) -> ReportInputs:
@@ -208,6 +217,32 @@ def with_looks(
     )
 
 
+def _sights(
+    student: EvalResult, paths: Sequence[Path], results: Sequence[EvalResult], prepared: PreparedSet | None
+) -> tuple[Sight, ...]:
+    """The student beside each evaluation with its picture taken away, question by question where all is at hand."""
+
+    def scores(result: EvalResult) -> dict[str, dict[str, float]]:
+        path = next(path for path, other in zip(paths, results, strict=True) if other is result)
+        if prepared is None or result.data != student.data:
+            return {}
+        try:
+            records = prepared.records(result.split)
+            return {
+                name: {one.record.id: one.score for one in read_answered(path, result, name, records)}
+                for name in result.vqa
+            }
+        except UserError:  # a report shows what there is
+            return {}
+
+    found = [
+        sight_of(student, result, scores(student), scores(result))
+        for result in results
+        if result.system in UNSEEING and result.split == student.split
+    ]
+    return tuple(sight for sight in found if sight is not None)
+
+
 def _settings(result: EvalResult) -> dict[str, Any]:
     """How the student was trained, from its checkpoint, and how it was asked."""
     trained = _trained(result)
@@ -231,15 +266,6 @@ def _trained(result: EvalResult) -> dict[str, Any]:
     path = Path(result.settings.get("checkpoint") or "") / "training_args.json"
     data = read_json(path) if path.is_file() else {}
     return data if isinstance(data, dict) else {}
-
-
-def _data_of(result: EvalResult) -> PreparedSet | None:
-    """The data set an evaluation was made on, where it is still there and still the same."""
-    folder = result.settings.get("dataset_path")
-    if not folder or not Path(folder).is_dir():
-        return None
-    prepared = open_prepared(folder)
-    return prepared if prepared.fingerprint(result.split) == result.data else None
 
 
 def _predictions(path: Path) -> dict[str, str]:

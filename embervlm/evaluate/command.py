@@ -26,9 +26,12 @@ from embervlm.evaluate.answerers import (
 from embervlm.evaluate.asking import Unfinished
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.benchmarks import BENCHMARKS, select
+from embervlm.evaluate.page import write_page
 from embervlm.evaluate.printing import print_result, print_systems
+from embervlm.evaluate.questions import answered
 from embervlm.evaluate.results import EvalResult, read_json, save_result
 from embervlm.evaluate.runner import DivergenceOptions, evaluate
+from embervlm.evaluate.sight import UNSEEING, sight_of
 from embervlm.evaluate.submission import read_answers
 from embervlm.evaluate.teacher_view import view_cache
 from embervlm.model.modeling import EmberVLM
@@ -171,15 +174,24 @@ class _Run:
         path = self.settings.output_file
         beside = {name: path.with_name(f"{path.stem}_{name}{path.suffix}") for name in rivals}
         result = dataclasses.replace(result, baselines=[place.name for place in beside.values()])
+        records = self.prepared.records(self.settings.split)
         if rivals:
             print_systems([result, *rivals.values()])
-        records = self.prepared.records(self.settings.split)
+            for rival in rivals.values():
+                if rival.system in UNSEEING and (sight := sight_of(result, rival, *_scores(records, result, rival))):
+                    console.print(sight.sentence(), soft_wrap=True)
         ids = {record.id: record.metadata["question_id"] for record in records if "question_id" in record.metadata}
         written: list[Path] = []
         for name, rival in rivals.items():
             written += save_result(rival, beside[name], ids)
         for place in save_result(result, path, ids):
             console.print(f"wrote {place}", markup=False, soft_wrap=True)
+        if self.settings.page:
+            page = path.with_suffix(".html")
+            write_page(
+                result, records, self.prepared.image_root, page, self.settings.page_questions, self.settings.seed
+            )
+            console.print(f"wrote {page}", markup=False, soft_wrap=True)
         if written:
             names = ", ".join(rivals)
             console.print(f"wrote {len(written)} files of {names} beside it", markup=False, soft_wrap=True)
@@ -247,6 +259,17 @@ def model_facts(checkpoint: Path, model: Any) -> dict[str, Any]:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"checkpoint": checkpoint.as_posix(), "sha256": digest.hexdigest(), "parameters": parameters}
+
+
+def _scores(records: Sequence[Record], *results: EvalResult) -> list[dict[str, dict[str, float]]]:
+    """Of each result: benchmark -> record -> score."""
+    return [
+        {
+            name: {one.record.id: one.score for one in answered(name, records, result.predictions[name])}
+            for name in result.vqa
+        }
+        for result in results
+    ]
 
 
 def _root(run: _Run) -> Path:

@@ -70,18 +70,22 @@ def picture_examples(
     return tuple(_picture(record, image_root, systems) for record in chosen[:count])
 
 
-def picture_data_uri(path: Place) -> tuple[str, bool]:
-    """The picture inside the page, and whether it is small: those stay as they are, others shrink to `LARGEST`."""
+def picture_data_uri(path: Place, largest: int = LARGEST) -> tuple[str, bool]:
+    """The picture inside the page, and whether it is small: those stay as they are, others shrink to `largest`."""
     image = load_image(path)
-    buffer = io.BytesIO()
     small = max(image.size) <= SMALL
-    if small:
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-        image.save(buffer, "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", small
+    if not small:
+        image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    kind, data = "jpeg", _encoded(image, "JPEG", quality=92 if small else 85)
+    if small and len(png := _encoded(image, "PNG", optimize=True)) <= len(data):
+        kind, data = "png", png  # of a drawing; a photograph is several times as large
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", small
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def aligned_example(dataset: RecordDataset, teacher: TeacherView, looked: int = 200) -> AlignedText | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from embervlm.console import console
@@ -17,13 +14,11 @@ from embervlm.evaluate.collect import collect_run
 from embervlm.evaluate.plots import Line, line_chart
 from embervlm.evaluate.report_inputs import Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.results import EvalResult
+from embervlm.evaluate.templates import percent, render_page, write_text
 from embervlm.settings import ReportSettings
 
-RIGHT, WRONG = 0.6, 0.3
-"""An answer that scores so much counts as right, one below the other as wrong, in between as half right."""
-
-BLIND_MARGIN = 0.05
-"""A model that loses less than this without the picture does not look at it."""
+GUESS_MARGIN = 0.05
+"""A student less than this above the best guess has learnt little."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +48,7 @@ class Target:
 
 def write_report(inputs: ReportInputs, path: str | Path) -> Path:
     """Write the report of whatever `inputs` holds to `path`, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render(inputs), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(Path(path), render(inputs))
 
 
 def run_report(settings: ReportSettings) -> None:
@@ -72,14 +62,10 @@ def run_report(settings: ReportSettings) -> None:
 
 def render(inputs: ReportInputs) -> str:
     """The report as a string. Everything that models and people wrote is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "number": number, "duration": duration, "verdict": verdict}
-    folder = resources.files("embervlm.evaluate")
-    template = environment.from_string(folder.joinpath("report.html.jinja").read_text(encoding="utf-8"))
     student = inputs.system("student")
-    return template.render(
+    return render_page(
+        "report.html.jinja",
         inputs=inputs,
-        css=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         lead=lead(inputs),
         targets=targets(inputs),
         findings=findings(inputs),
@@ -132,20 +118,15 @@ def lead(inputs: ReportInputs) -> str:
 def findings(inputs: ReportInputs) -> list[tuple[str, str]]:
     """What a careful reader would ask next, as (tone, sentence); tone is "good" or "warn"."""
     said = []
-    student, blind, plain = (inputs.system(kind) for kind in ("student", "blind", "undistilled"))
+    student, plain = inputs.system("student"), inputs.system("undistilled")
     guess = _best_guess(inputs)
     mine = None if student is None else student.result.vqa_accuracy
-    if mine is not None and blind is not None and (unseen := blind.result.vqa_accuracy) is not None:
-        if mine - unseen < BLIND_MARGIN:
-            text = f"answers as well without the picture ({percent(unseen)} against {percent(mine)}): it does not look."
-            said.append(("warn", f"The student {text}"))
-        else:
-            text = f"Take the picture away and the student falls from {percent(mine)} to {percent(unseen)}: it looks."
-            said.append(("good", text))
+    for sight in inputs.sights:
+        said.append(("good" if sight.verdict == "looks" else "warn", sight.sentence()))
     if mine is not None and guess is not None:
         floor = guess.result.vqa_accuracy or 0.0
         text = f"Guessing from the question alone ({guess.name[:1].lower() + guess.name[1:]}) gives {percent(floor)}"
-        tone = "good" if mine - floor >= BLIND_MARGIN else "warn"
+        tone = "good" if mine - floor >= GUESS_MARGIN else "warn"
         place = "above" if mine >= floor else "below"
         said.append((tone, f"{text}; the student is {100 * abs(mine - floor):.1f} points {place}."))
     if student is not None and plain is not None and (ratio := kl_ratio(student.result, plain.result)) is not None:
@@ -233,25 +214,3 @@ def template_rows(systems: Sequence[SystemRow]) -> dict[str, Any] | None:
 
 def legend(systems: Sequence[SystemRow]) -> Mapping[Kind, str]:
     return {row.kind: row.name for row in reversed(systems)}
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1 h 02 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def verdict(score: float) -> str:
-    return "right" if score >= RIGHT else "wrong" if score < WRONG else "half"

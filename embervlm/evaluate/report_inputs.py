@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from embervlm.errors import UserError
 from embervlm.evaluate.results import EvalResult, read_json
+from embervlm.evaluate.sight import Sight
 from embervlm.teachers.facts import TeacherFacts
 
 Kind = Literal["teacher", "student", "undistilled", "baseline", "blind", "other"]
@@ -117,6 +118,7 @@ class ReportInputs:
     environment: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sights: tuple[Sight, ...] = ()  # what the picture brings the student, against each way to take it away
 
     def system(self, kind: Kind) -> SystemRow | None:
         """The first row of a kind."""
@@ -174,7 +176,13 @@ def _inputs(data: Mapping[str, Any]) -> ReportInputs:
         environment=data.get("environment", {}),
         settings=data.get("settings", {}),
         notes=tuple(data.get("notes", ())),
+        sights=tuple(_sight(found) for found in data.get("sights", ())),
     )
+
+
+def _sight(data: Mapping[str, Any]) -> Sight:
+    interval = data["interval"]
+    return Sight(**{**data, "interval": None if interval is None else (interval[0], interval[1])})
 
 
 def _cache(data: Mapping[str, Any]) -> CacheFacts:

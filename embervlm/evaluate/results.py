@@ -108,9 +108,9 @@ def save_result(result: EvalResult, path: Path, question_ids: Mapping[str, Any])
     for benchmark, answers in result.predictions.items():
         rows = [{"question_id": question_ids.get(record, record), "answer": text} for record, text in answers.items()]
         beside = predictions_path(path, benchmark)
-        _write_json(beside, rows)
+        write_json(beside, rows)
         written.append(beside)
-    _write_json(path, result.to_json())
+    write_json(path, result.to_json())
     return written
 
 
@@ -127,7 +127,7 @@ def load_result(path: Path) -> EvalResult:
         raise UserError(f"{path} is not a result of embervlm evaluate (its schema is not {SCHEMA}).")
     try:
         return EvalResult.from_json(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged or of another version ({error!r}); run embervlm evaluate again.") from error
 
 
@@ -144,7 +144,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} could not be read as JSON ({error}).") from error
 
 
-def _write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -24,7 +24,7 @@ def read_answers(paths: Sequence[Path], asked: Mapping[str, Sequence[Record]]) -
     ids: dict[str, str] = {}
     for records in asked.values():
         for record in records:
-            for key in {str(record.metadata.get("question_id", record.id)), record.id}:
+            for key in (str(record.metadata.get("question_id", record.id)), record.id):
                 if ids.setdefault(key, record.id) != record.id:
                     raise UserError(
                         f"Question {key} is in two benchmarks ({', '.join(asked)}), so a file of answers does not say "

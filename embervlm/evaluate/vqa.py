@@ -120,7 +120,7 @@ def score_vqa(records: Sequence[Record], predictions: Sequence[str], seed: int =
     return VqaScores(
         overall=share(range(len(records))),
         without_yes_no=share(not_yes_no) if not_yes_no else None,
-        by_answer_type={kind: share(answer_types[kind]) for kind in sorted(answer_types, key=_answer_type_order)},
+        by_answer_type={kind: share(answer_types[kind]) for kind in sorted(answer_types, key=answer_type_order)},
         by_question_type={kind: share(question_types[kind]) for kind in sorted(question_types)},
         variants={
             name: float(np.mean([record_accuracy(p, r, name) for p, r in zip(predictions, records, strict=True)]))
@@ -145,6 +145,6 @@ def bootstrap_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[fl
     return float(low), float(high)
 
 
-def _answer_type_order(kind: str) -> tuple[int, str]:
+def answer_type_order(kind: str) -> tuple[int, str]:
     usual = ("yes/no", "number", "other")
     return (usual.index(kind) if kind in usual else len(usual), kind)

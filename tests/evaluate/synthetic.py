@@ -21,6 +21,7 @@ from embervlm.evaluate.report_inputs import (
     TrainingRun,
 )
 from embervlm.evaluate.results import EvalResult
+from embervlm.evaluate.sight import Sight
 from embervlm.evaluate.vqa import Share, VqaScores
 from embervlm.teachers.facts import TeacherFacts
 
@@ -144,5 +145,6 @@ def inputs() -> ReportInputs:
         ),
         environment={"processor": "Some CPU @ 2.1 GHz", "cores": "2", "torch": "2.14.1", "transformers": "5.23.0"},
         settings={"alpha": 0.3, "sft_weight": 0.7, "temperature": 2.0, "learning_rate": 2e-4, "batch_size": 64},
+        sights=(Sight(2000, 0.685, 0.455, "without it", (0.208, 0.252)),),
         notes=("Student and undistilled student saw the same records in the same order for 600 steps.",),
     )

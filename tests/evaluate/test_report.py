@@ -1,63 +1,16 @@
 """The report is one safe file, tells the truth, and leaves out what it does not have."""
 
 import dataclasses
-import re
-from html.parser import HTMLParser
 
 import pytest
 
 from embervlm.errors import UserError
-from embervlm.evaluate.report import duration, findings, lead, render, targets, write_report
+from embervlm.evaluate.report import findings, lead, render, targets, write_report
 from embervlm.evaluate.report_inputs import ReportInputs, SystemRow, load_inputs, save_inputs
+from embervlm.evaluate.sight import Sight
+from embervlm.evaluate.templates import duration
 from tests.evaluate import synthetic
-
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-HOSTILE = "</style><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\""
-
-
-class Checker(HTMLParser):
-    """Notes unbalanced tags, scripts, handlers and everything that would be fetched."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.problems: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name.startswith("on"):
-                self.problems.append(f"handler {name}")
-            if name in ("src", "href", "srcset", "data", "action") and not (value or "").startswith("data:image/"):
-                self.problems.append(f"{name}={value}")
-        if tag in ("script", "link", "iframe", "object", "embed", "base", "form"):
-            self.problems.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.problems.append(f"</{tag}>")
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-
-def check(html: str) -> Checker:
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert not checker.open and not checker.problems, (checker.open, checker.problems)
-    assert not re.search(r"https?:|//[a-z]+\.[a-z]|url\(|@import", html), "the page would load something"
-    return checker
+from tests.evaluate.pages import HOSTILE, check
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +81,13 @@ def test_targets_are_the_guides_and_a_missed_one_says_so(inputs):
 
 
 def test_a_model_that_ignores_the_picture_is_called_so(inputs):
-    assert ("good", "Take the picture away and the student falls from 68.5% to 45.5%: it looks.") in findings(inputs)
-    tone, sentence = findings(_with(inputs, "blind", 0.67))[0]
-    assert tone == "warn" and sentence.endswith("it does not look.")
+    tone, sentence = findings(inputs)[0]
+    assert tone == "good" and sentence.startswith("The student gains 23.0 points from seeing")
+    blind = dataclasses.replace(inputs, sights=(Sight(2000, 0.685, 0.67, "without it", (-0.002, 0.031)),))
+    tone, sentence = findings(blind)[0]
+    assert tone == "warn" and sentence.startswith(
+        "The student ignores the picture: 68.5% with the picture, 67.0% without"
+    )
 
 
 def test_a_distilled_student_that_is_worse_is_not_praised(inputs):

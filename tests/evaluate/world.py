@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record, write_records
+from embervlm.evaluate.results import EvalResult, save_result
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
 from embervlm.tokens import encode_spans
 
@@ -81,3 +83,21 @@ def outputs_of(model: Any, records: Sequence[Record], root: Path, top_k: int) ->
             )
         said[records[at].id] = turns
     return said
+
+
+def save(result: EvalResult, prepared: PreparedSet, path: Path) -> Path:
+    """As `embervlm evaluate` leaves it."""
+    records = prepared.records(result.split)
+    save_result(result, path, {r.id: r.metadata["question_id"] for r in records if "question_id" in r.metadata})
+    return path
+
+
+@dataclass
+class Sayer:
+    """Answers these records so, and every other one with `default`, or with its reference."""
+
+    answers_by_id: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
+
+    def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
+        return [self.answers_by_id.get(r.id, r.response if self.default is None else self.default) for r in records]
