@@ -33,6 +33,7 @@ ARROWS = {
     "evaluate": _PARTS,
     "inspection": (*_PARTS, "evaluate"),
     "answering": (*_BASE, "data", "teachers", "evaluate"),
+    "integrations": (*_BASE, "data", "model"),
     "train": (*_PARTS, "evaluate", "inspection"),
     "cli": ("errors", "console", "options"),  # the verbs are loaded by name
     "demo": (*_PARTS, "evaluate", "inspection", "train"),
