@@ -36,6 +36,7 @@ ARROWS = {
     "lesson": (*_PARTS,),
     "inspection": (*_PARTS, "evaluate", "lesson"),
     "answering": (*_BASE, "data", "teachers", "evaluate"),
+    "integrations": (*_BASE, "data", "model"),
     "train": (*_PARTS, "evaluate", "lesson", "inspection"),
     "cli": ("errors", "console", "options"),  # the verbs are loaded by name
     "demo": (*_PARTS, "evaluate", "inspection", "train"),

@@ -42,7 +42,7 @@ def answer(
         "max_new_tokens": wanted if room is None else min(wanted, room - length),
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "suppress_tokens": tokenizer.convert_tokens_to_ids([PAD, IMAGE, USER, ASSISTANT]),
+        "suppress_tokens": never_said(tokenizer),
         **kwargs,
     }
     was_training = model.training
@@ -56,6 +56,11 @@ def answer(
     each = len(texts) // len(questions)
     answers: list[Any] = texts if each == 1 else [texts[i : i + each] for i in range(0, len(texts), each)]
     return answers if isinstance(prompt, list | tuple) or isinstance(image, list | tuple) else answers[0]
+
+
+def never_said(tokenizer: Any) -> list[int]:
+    """Ids that have a place in the chat's frame and none in an answer."""
+    return tokenizer.convert_tokens_to_ids([PAD, IMAGE, USER, ASSISTANT])
 
 
 def _pair(image: Any, prompt: Any) -> tuple[list[Any], list[str]]:
