@@ -476,6 +476,11 @@ class InferenceSettings:
     checkpoint: str = option(_FINAL.as_posix(), "Student checkpoint, or the hub id of one")
     image: Path | None = option(None, "Picture to show")
     prompt: str = option("Describe this image", "Question to ask")
+    explain: bool = option(False, "At every position of the answer, what else could have been said, and how likely")
+    heatmap: Path | None = option(
+        None, "Picture to write: where in the image the answer and its words look (attention of the upper layers: what "
+        "was read from where, not why it was said)",
+    )  # fmt: skip
     max_length: int = option(100, "Longest answer, in tokens", minimum=1)
     do_sample: bool = option(False, "Sample instead of taking the likeliest token")
     temperature: float = option(1.0, "Of the sampling", minimum=0.01)
