@@ -22,8 +22,9 @@ from embervlm.data.toyworld import write_toy
 from embervlm.demo import FULL, TEACHER, plan, prepare_words, run_demo
 from embervlm.evaluate.answerers import TeacherAnswerer
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
+from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.results import EvalResult, load_result
-from embervlm.evaluate.runner import evaluate, run_evaluate
+from embervlm.evaluate.runner import evaluate
 from embervlm.options import parse
 from embervlm.settings import DemoSettings, EvaluateSettings, TrainSettings
 from embervlm.teachers.registry import load_teacher
@@ -83,10 +84,10 @@ def full_gates(options: argparse.Namespace) -> list[Gate]:
         settings = DemoSettings(out=options.out / f"seed{seed}", seed=seed)
         run_demo(settings)
         results = settings.out / "results"
-        teacher = load_result(results / "teacher.json")
+        teacher = load_result(results / "student_teacher.json")
         if not gates:
             gates += teacher_gates(teacher, open_prepared(settings.out / "data" / "stage2"))
-            gates.append(Gate("blind student", _accuracy(load_result(results / "blind.json")), 50, at_most=True))
+            gates.append(Gate("blind student", _accuracy(load_result(results / "student_blind.json")), 50, at_most=True))
             gates.append(_spanning(load_result(results / "student.json")))
         half = FULL.stage2_steps // 2
         alone = {
@@ -114,7 +115,8 @@ def trained_alone(demo: DemoSettings, steps: int) -> Path:
             sys.exit(code)
         final = settings.output_dir / "stage2" / "checkpoint-final"
         data = demo.out / "data" / "stage2"
-        run_evaluate(EvaluateSettings(checkpoint=final, dataset_path=data, output_file=result, batch_size=64))
+        asked = EvaluateSettings(checkpoint=final, dataset_path=data, output_file=result, batch_size=64, baselines=None)
+        run_evaluate(asked)
     return result
 
 

@@ -46,7 +46,7 @@ VERBS = {
     "cache import": Verb("settings:CacheImportSettings", "teachers.cache_import:run_import"),
     "cache merge": Verb("settings:CacheMergeSettings", "teachers.manage:run_merge"),
     "answer": Verb("settings:AnswerSettings", "answering.run:run_answer"),
-    "evaluate": Verb("settings:EvaluateSettings", "evaluate.runner:run_evaluate"),
+    "evaluate": Verb("settings:EvaluateSettings", "evaluate.command:run_evaluate"),
     "report": Verb("settings:ReportSettings", "evaluate.report:run_report"),
     "infer": Verb("settings:InferenceSettings", "model.inference:run_inference"),
     "download-teacher": Verb("settings:DownloadSettings", "teachers.download:run_download"),

@@ -21,19 +21,14 @@ from rich.markup import escape
 
 from embervlm.console import console
 from embervlm.data.prepare import run_prepare
-from embervlm.data.prepared import open_prepared
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import run_toy
 from embervlm.errors import UserError
-from embervlm.evaluate.answerers import StudentAnswerer, TeacherAnswerer, WithoutImage
+from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.report import run_report
-from embervlm.evaluate.results import save_result
-from embervlm.evaluate.runner import evaluate, run_evaluate
-from embervlm.model.modeling import EmberVLM
 from embervlm.options import parse
 from embervlm.settings import CacheSettings, DemoSettings, EvaluateSettings, ReportSettings, ToySettings, TrainSettings
 from embervlm.teachers.cache import run_cache
-from embervlm.teachers.registry import load_teacher
 from embervlm.train.run import run_train
 
 TEACHER = "toy-llava"
@@ -107,7 +102,6 @@ def plan(settings: DemoSettings) -> list[Phase]:
     first = f"{STAGE1} {_steps(size.stage1_steps)}"
     second = f"--resume_from {outputs}/stage1/checkpoint-final {shared} {STAGE2} {_steps(size.stage2_steps)}"
     asked = f"--dataset_path {data}/stage2 --teacher_outputs {cache} --batch_size 64"
-    rivals = shlex.split(f"--checkpoint {outputs}/stage2/checkpoint-final --dataset_path {data}/stage2")
     return [
         _phase(
             "Draw the embedded world, in the official files of VQA-v2, OK-VQA and LLaVA",
@@ -135,18 +129,14 @@ def plan(settings: DemoSettings) -> list[Phase]:
             f"train --stages 2 {second} --output_dir {outputs}/undistilled --disable_distillation",
         ),
         _phase(
-            "Evaluate the distilled student",
-            f"evaluate --checkpoint {outputs}/stage2/checkpoint-final {asked} --output_file {results}/student.json",
+            "Evaluate the distilled student, its teacher, and what can be guessed without seeing",
+            f"evaluate --checkpoint {outputs}/stage2/checkpoint-final {asked} --output_file {results}/student.json "
+            f"--teacher_model {TEACHER}",
         ),
         _phase(
             "Evaluate the student without a teacher",
             f"evaluate --checkpoint {outputs}/undistilled/stage2/checkpoint-final {asked} "
-            f"--output_file {results}/undistilled.json",
-        ),
-        Phase(
-            "Evaluate the teacher, and the student without pictures",
-            ["evaluate", *rivals],
-            lambda: evaluate_rivals(parse(EvaluateSettings, rivals), settings.out / "results"),
+            f"--output_file {results}/undistilled.json --baselines none",
         ),
         _phase("Write the report", f"report --output_dir {shlex.quote(str(settings.out))} --report {report}"),
     ]
@@ -181,21 +171,6 @@ def prepare_words(toy: Path, data: Path) -> list[str]:
             words += [f"{flag}{name}", f"{toy}/{prefix}OpenEnded_mscoco_{split}2014_questions.json"]
             words += [f"{flag}{name}_annotations", f"{toy}/{prefix}mscoco_{split}2014_annotations.json"]
     return words
-
-
-def evaluate_rivals(settings: EvaluateSettings, results: Path) -> None:
-    """What stands beside the student in the report: the teacher, and the student that sees no picture."""
-    prepared = open_prepared(settings.dataset_path)
-    ids = {r.id: r.metadata["question_id"] for r in prepared.records(settings.split) if "question_id" in r.metadata}
-    rivals = {
-        "teacher": TeacherAnswerer(load_teacher(TEACHER)),
-        "blind": WithoutImage(StudentAnswerer(EmberVLM.from_pretrained(settings.checkpoint))),
-    }
-    for name, system in rivals.items():
-        benchmarks = settings.benchmarks if name == "teacher" else ("vqa", "okvqa")
-        result = evaluate(system, prepared, benchmarks, settings.split, name=name, batch_size=64)
-        save_result(result, results / f"{name}.json", ids)
-        console.print(f"{name}: VQA accuracy {100 * (result.vqa_accuracy or 0):.1f}%")
 
 
 def _steps(steps: int) -> str:

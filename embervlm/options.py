@@ -68,7 +68,8 @@ class Flag:
 
     def convert(self, value: Any, said: str) -> Any:
         """A value from the command line (text) or YAML, checked. `said` names where it stands, for the person."""
-        if value is None or (isinstance(value, str) and value.lower() in _NONE):
+        word = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if value is None or (isinstance(word, str) and word.lower() in _NONE):
             if self.optional:
                 return None
             raise UserError(f"{said} is none; it takes {self.wants()}.")

@@ -372,8 +372,8 @@ class CacheImportSettings:
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """Ask a checkpoint the questions of a split, score it."""
+class EvaluateSettings(TeacherLoading):
+    """Ask a checkpoint, and what it must beat, the questions of a split, and score the answers."""
 
     checkpoint: Path = option(_FINAL, "Checkpoint to evaluate")
     stage: int = option(2, "Stage the checkpoint comes from", minimum=1, maximum=2)
@@ -384,6 +384,15 @@ class EvaluateSettings:
     dataset_path: Path = option(_STAGE2, "Prepared data set")
     output_file: Path = option(Path("results/stage2_eval.json"), "Where the numbers go")
     teacher_outputs: Path | None = option(None, "Cache of the same split: adds KL(student || teacher)")
+    baselines: tuple[str, ...] | None = option(
+        ("majority_per_template", "blind", "shuffled_pictures"), "Asked the same questions, or none: the commonest "
+        "answer to such a question, the student without its picture, with an average or another one",
+        choices=("majority_per_template", "majority_per_question", "blind", "mean_picture", "shuffled_pictures"),
+    )  # fmt: skip
+    teacher_model: str | None = option(None, "Teacher that is asked the same questions: a name, hub id, folder or URL")
+    predictions: tuple[Path, ...] | None = option(
+        None, "Score these answers instead of asking the checkpoint: files in VQA's submission form"
+    )
     batch_size: int = option(32, "Questions answered at once", minimum=1)
     max_samples: int | None = option(None, "Only so many questions of each benchmark", minimum=1, shown="all")
     max_new_tokens: int | None = option(None, "Longest answer, in tokens", minimum=1, shown="the benchmark's")

@@ -6,12 +6,13 @@ The first line says of which teacher, data and settings it is; each other line i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embervlm.errors import UserError
+from embervlm.journal import Journal, OtherJournal
 
 FORMAT = "embervlm/answers-1"
 
@@ -38,7 +39,7 @@ class SaidFile:
     """`answers` holds what is there; `add` appends."""
 
     def __init__(self, path: Path, about: Mapping[str, Mapping[str, Any]]) -> None:
-        """Open, or begin. A line that a killed run left half-written is cut off.
+        """Open, or begin.
 
         Args:
             about: {"teacher" | "data" | "settings": facts}; equal exactly when the answers can be used.
@@ -46,58 +47,41 @@ class SaidFile:
         Raises:
             UserError: the file is about something else, or cannot be read.
         """
+        # As JSON gives them back, so that a tuple equals its list.
+        header = json.loads(json.dumps({"format": FORMAT, **about}))
         self.path = path
         self.answers: dict[Key, Said] = {}
-        text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole:
-            self._read(whole, about)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if whole != text:
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        if not whole:
-            self._append([{"format": FORMAT, **about}])
+        try:
+            self._journal = Journal(path, header)
+        except OtherJournal as other:
+            raise _refusal(path, other.there, header) from None
+        for number, row in enumerate(self._journal.rows, start=2):
+            try:
+                key = Key(row["split"], row["record_id"], row["sample"])
+                self.answers[key] = Said(tuple(row["said"]), row["finished"])
+            except (KeyError, TypeError) as problem:
+                raise UserError(
+                    f"{path}, line {number}: not an answer of a teacher ({problem!r}); delete that line, or the file"
+                ) from problem
 
     def add(self, answers: Mapping[Key, Said]) -> None:
         """They are on disk when this returns."""
-        self._append(
+        self._journal.add(
             {**key._asdict(), "said": list(said.turns), "finished": said.finished} for key, said in answers.items()
         )
         self.answers.update(answers)
 
-    def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        with self.path.open("ab") as file:
-            file.write(lines.encode("utf-8"))
 
-    def _read(self, whole: bytes, about: Mapping[str, Mapping[str, Any]]) -> None:
-        number = 1
-        try:
-            rows = []
-            for number, line in enumerate(whole.decode("utf-8").removesuffix("\n").split("\n"), start=1):
-                rows.append(json.loads(line))
-                if number == 1:
-                    self._compare(rows[0], about)
-                else:
-                    key = Key(rows[-1]["split"], rows[-1]["record_id"], rows[-1]["sample"])
-                    self.answers[key] = Said(tuple(rows[-1]["said"]), rows[-1]["finished"])
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as problem:
-            raise UserError(
-                f"{self.path}, line {number}: not an answer of a teacher ({problem!r}); delete that line, or the file"
-            ) from problem
-
-    def _compare(self, header: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]) -> None:
-        if header["format"] != FORMAT:
-            raise UserError(f"{self.path} has the format {header['format']}, expected {FORMAT}; delete it")
-        differ = [
-            f"{what} {fact} {header[what].get(fact)} there, {facts.get(fact)} now"
-            for what, facts in about.items()
-            for fact in {**header[what], **facts}
-            if header[what].get(fact) != facts.get(fact)
-        ]
-        if differ:
-            raise UserError(
-                f"{self.path} holds answers of another run ({'; '.join(differ)}); "
-                "choose another --output_dir, or delete that file"
-            )
+def _refusal(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> UserError:
+    if there.get("format") != FORMAT:
+        return UserError(f"{path} has the format {there.get('format')}, expected {FORMAT}; delete it")
+    differ = [
+        f"{what} {fact} {there[what].get(fact)} there, {now[what].get(fact)} now"
+        for what in now
+        if what != "format"
+        for fact in {**there[what], **now[what]}
+        if there[what].get(fact) != now[what].get(fact)
+    ]
+    return UserError(
+        f"{path} holds answers of another run ({'; '.join(differ)}); choose another --output_dir, or delete that file"
+    )

@@ -63,6 +63,7 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     outputs = run_dir / "outputs" if (run_dir / "outputs").is_dir() else run_dir
     if evaluations is None:
         evaluations = [path for path in sorted((run_dir / "results").glob("*.json")) if is_result(path)]
+    evaluations = with_their_baselines(evaluations)
     results = [load_result(path) for path in evaluations]
     runs = training_runs(outputs)
     if not results and not runs:
@@ -89,6 +90,15 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     for path, result in zip(evaluations, results, strict=True):
         said.setdefault(result.system, _predictions(path))
     return with_looks(with_baselines(inputs, prepared), prepared, said)
+
+
+def with_their_baselines(evaluations: Sequence[Path]) -> list[Path]:
+    """Each result, then those of the baselines that were asked along with it and still lie beside it."""
+    paths = list(dict.fromkeys(evaluations))
+    for path in list(paths):
+        beside = [path.with_name(name) for name in load_result(path).baselines]
+        paths += [other for other in beside if other.is_file() and other not in paths]
+    return paths
 
 
 def system_rows(results: Sequence[EvalResult]) -> tuple[SystemRow, ...]:

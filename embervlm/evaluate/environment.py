@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ def environment() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "accelerator": device,
+        "embervlm": metadata.version("embervlm"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from embervlm.console import console
 from embervlm.evaluate.benchmarks import BENCHMARKS
 from embervlm.evaluate.divergence import Divergence
 from embervlm.evaluate.results import EvalResult
 from embervlm.evaluate.vqa import Share
+
+SHOWN_TYPES = 8
+"""Question types that are printed."""
 
 
 def print_result(result: EvalResult, to: Console = console) -> None:
@@ -20,6 +27,8 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         if len(scores.by_answer_type) > 1:
             for kind, share in scores.by_answer_type.items():
                 to.print(f"  {kind.title()} Questions: {_percent(share)}")
+        if len(scores.by_question_type) > 1:
+            to.print(f"  [dim]{_question_types(scores.by_question_type)}[/dim]")
         if name in result.closed:
             share = result.closed[name].overall
             to.print(f"  Out of a closed set of answers: {_percent(share)}{_details(share)}")
@@ -35,6 +44,23 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         _print_divergence(result.divergence, to)
 
 
+def print_systems(results: Sequence[EvalResult], to: Console = console) -> None:
+    """One row for each system that was asked the same questions."""
+    table = Table.grid(padding=(0, 2))
+    names = [name for name in BENCHMARKS if any(_score(result, name) for result in results)]
+    table.add_row("", *(f"[dim]{BENCHMARKS[name].title}[/dim]" for name in names))
+    for result in results:
+        table.add_row(escape(result.system.replace("_", " ")), *(_score(result, name) for name in names))
+    to.print()
+    to.print(table)
+
+
+def _score(result: EvalResult, benchmark: str) -> str:
+    if benchmark == "instruct":
+        return "" if result.instruct is None else f"{result.instruct.score:.3f}"
+    return _percent(result.vqa[benchmark].overall) if benchmark in result.vqa else ""
+
+
 def _print_divergence(found: Divergence, to: Console) -> None:
     to.print(f"[bold]KL(student || teacher): {found.student_teacher:.3f} nats[/bold]  [dim](T = 1)[/dim]")
     to.print(f"  KL(teacher || student): {found.teacher_student:.3f} nats")
@@ -43,8 +69,23 @@ def _print_divergence(found: Divergence, to: Console) -> None:
         to.print(f"  At T = {found.temperature:g}: {both}")
     to.print(f"  Same most probable token: {100 * found.top1_agreement:.1f}%")
     to.print(f"  References: {found.ce_per_token:.3f} nats/token, {found.bits_per_byte:.3f} bits/byte")
+    if found.calibration_error is not None:
+        to.print(
+            f"  Expected calibration error: {100 * found.calibration_error:.1f}% (T = 1, tokens of the references)"
+        )
+    if found.by_place:
+        places = ", ".join(f"{line['place']}: {line['student_teacher']:.3f}" for line in found.by_place)
+        to.print(f"  KL(student || teacher) by place in the answer: {places}")
     shares = f"{100 * found.anchored:.1f}% anchored, {100 * found.interior:.1f}% interior, {100 * found.none:.1f}% none"
     to.print(f"  Positions by target: {shares}")
+
+
+def _question_types(shares: Mapping[str, Share]) -> str:
+    """The most frequent ones in a line."""
+    often = sorted(shares.items(), key=lambda item: -item[1].n)
+    said = ", ".join(f"{escape(kind)} {_percent(share)}" for kind, share in often[:SHOWN_TYPES])
+    left = len(often) - SHOWN_TYPES
+    return f"by question type: {said}" + (f", and {left} more in the file" if left > 0 else "")
 
 
 def _percent(share: Share) -> str:

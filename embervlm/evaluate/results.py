@@ -27,6 +27,9 @@ class EvalResult:
     "variants": {"lmms-eval" | "pre-2021": accuracy}},
     "instruct": {"n", "score", "relevance", "completeness", "coherence", "interval"}},
     "closed": {"vqa" | "okvqa": as above}, "divergence": {..} or null,
+    "model": {"checkpoint", "sha256", "parameters"}, "prompts": {"template", "vqa" | ..: the first question as the model
+    reads it}, "decoding": {"do_sample", "num_beams", "max_new_tokens": {"vqa" | ..: tokens}, ..},
+    "baselines": [names of the result files beside this one],
     "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over questions.
     """
 
@@ -41,6 +44,10 @@ class EvalResult:
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     closed: dict[str, VqaScores] = field(default_factory=dict)  # as vqa, out of a closed set of answers
+    model: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=list)
 
     @property
     def vqa_accuracy(self) -> float | None:
@@ -59,6 +66,10 @@ class EvalResult:
             "benchmarks": benchmarks,
             "closed": {name: dataclasses.asdict(scores) for name, scores in self.closed.items()},
             "divergence": None if self.divergence is None else dataclasses.asdict(self.divergence),
+            "model": self.model,
+            "prompts": self.prompts,
+            "decoding": self.decoding,
+            "baselines": self.baselines,
             "settings": self.settings,
             "seconds": self.seconds,
             "environment": self.environment,
@@ -77,6 +88,10 @@ class EvalResult:
             closed={name: _vqa_scores(scores) for name, scores in data.get("closed", {}).items()},
             instruct=None if instruct is None else InstructResult(**_with_interval(instruct)),
             divergence=None if divergence is None else Divergence(**divergence),
+            model=data.get("model", {}),
+            prompts=data.get("prompts", {}),
+            decoding=data.get("decoding", {}),
+            baselines=list(data.get("baselines", [])),
             settings=data.get("settings", {}),
             seconds=data.get("seconds", {}),
             environment=data.get("environment", {}),

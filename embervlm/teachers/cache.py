@@ -19,9 +19,9 @@ from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.device import pick_device
+from embervlm.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, check_records, keep_likely
-from embervlm.teachers.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import cache_home, parse_teachers
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache

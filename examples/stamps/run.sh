@@ -30,7 +30,7 @@ shared=(--preset tiny --data_dir "$DATA" --max_length 256 --dataloader_workers 0
   --save_steps 10000 --learning_rate 2e-3)
 ember train --stages 1 "${shared[@]}" --output_dir "$RUN" --vision_weights "$RUN/tower.safetensors" \
   --batch_size 16 --epochs 6
-ember cache --teacher_model "$RUN/teacher" --dataset_path "$DATA/stage2" --output_dir "$RUN/stage2/teacher_outputs"
+ember cache build --teacher_model "$RUN/teacher" --dataset_path "$DATA/stage2" --output_dir "$RUN/stage2/teacher_outputs"
 second=(--stages 2 "${shared[@]}" --resume_from "$RUN/stage1/checkpoint-final" --batch_size 32 --epochs 8)
 ember train "${second[@]}" --output_dir "$RUN" --teacher_model "$RUN/teacher" \
   --use_cached_teacher_outputs "$RUN/stage2/teacher_outputs"
@@ -38,8 +38,8 @@ ember train "${second[@]}" --output_dir "$RUN/undistilled" --disable_distillatio
 
 # 4. Numbers and the report.
 asked=(--benchmarks vqa instruct --dataset_path "$DATA/stage2" --teacher_outputs "$RUN/stage2/teacher_outputs")
-ember evaluate --checkpoint "$RUN/stage2/checkpoint-final" "${asked[@]}" --output_file "$RUN/results/student.json"
-ember evaluate --checkpoint "$RUN/undistilled/stage2/checkpoint-final" "${asked[@]}" \
+ember evaluate --checkpoint "$RUN/stage2/checkpoint-final" "${asked[@]}" --teacher_model "$RUN/teacher" \
+  --output_file "$RUN/results/student.json"
+ember evaluate --checkpoint "$RUN/undistilled/stage2/checkpoint-final" "${asked[@]}" --baselines none \
   --output_file "$RUN/results/undistilled.json"
-"$PYTHON" examples/stamps/evaluate_rivals.py --data_dir "$DATA" --teacher "$RUN/teacher" --run "$RUN"
-ember report --output_dir "$RUN" --report "$RUN/report.html" --evaluations "$RUN"/results/{student,undistilled,teacher,blind}.json
+ember report --output_dir "$RUN" --report "$RUN/report.html"

@@ -56,5 +56,5 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 5: not an answer"):
         SaidFile(path, ABOUT)
     path.write_text("mine\n")
-    with pytest.raises(UserError, match="line 1: not an answer"):
+    with pytest.raises(UserError, match="line 1: not one of ours"):
         SaidFile(path, ABOUT)

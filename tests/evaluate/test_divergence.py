@@ -1,6 +1,7 @@
 """KL between student and teacher equals what the full distributions give."""
 
 import math
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.targets import TeacherTargets
 from embervlm.distill.targets import build_token_map
 from embervlm.evaluate.divergence import measure_divergence
+from embervlm.processes import ALONE, Processes
 from embervlm.tokens import fingerprint, token_bytes
 from tests.evaluate.world import outputs_of
 
@@ -94,3 +96,34 @@ def test_training_mode_is_left_as_it_was(student, prepared):
     measure_divergence(student, records, prepared.image_root, targets, max_length=256)
     assert student.training
     student.eval()
+
+
+def test_two_processes_measure_what_one_does(student, other, prepared):
+    records, root = prepared.records("val"), prepared.image_root
+    targets = _targets(other, student, records, root, 16)
+
+    @dataclass(frozen=True)
+    class Told(Processes):
+        """A process that is told what each of the two gathered."""
+
+        parts: tuple = ()
+
+        def gather(self, value):
+            parts.append(value)
+            return list(self.parts) or [value]
+
+    def measure(processes):
+        return measure_divergence(
+            student, records, root, targets, temperature=2.0, batch_size=3, max_length=256, processes=processes
+        )
+
+    parts: list = []
+    for rank in (0, 1):
+        measure(Told(rank, 2))
+    told = tuple(parts)
+    both = [measure(Told(rank, 2, told)) for rank in (0, 1)]
+    alone = asdict(measure(ALONE))
+    for found in map(asdict, both):
+        assert found.pop("most_different")[0] == alone["most_different"][0]
+        assert found.pop("by_place")[0] == pytest.approx(alone["by_place"][0])
+        assert found == pytest.approx({name: alone[name] for name in found})

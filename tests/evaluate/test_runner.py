@@ -9,10 +9,12 @@ from rich.console import Console
 
 from embervlm.errors import UserError
 from embervlm.evaluate.answerers import StudentAnswerer
+from embervlm.evaluate.asking import ask
 from embervlm.evaluate.benchmarks import select
+from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.printing import print_result
 from embervlm.evaluate.results import load_result, predictions_path, save_result
-from embervlm.evaluate.runner import ask, evaluate, evaluate_subset, run_evaluate
+from embervlm.evaluate.runner import evaluate, evaluate_subset
 from embervlm.settings import EvaluateSettings
 
 ALL = ("vqa", "okvqa", "instruct")
@@ -106,6 +108,7 @@ def test_the_table_is_the_guides(prepared):
     lines = [line.rstrip() for line in console.export_text().splitlines()]
     assert lines[0].startswith("VQA Accuracy: 83.3%")
     assert lines[1:3] == ["  Yes/No Questions: 66.7%", "  Other Questions: 100.0%"]
+    assert lines[3] == "  by question type: is it 66.7%, what color 100.0%"
     assert any(line.startswith("Instruction Following Score: 1.000") for line in lines)
 
 

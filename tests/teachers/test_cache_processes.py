@@ -18,9 +18,9 @@ import pytest
 from embervlm import cli
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record, write_records
+from embervlm.processes import own_device
 from embervlm.teachers import shards
 from embervlm.teachers.cache import build_cache
-from embervlm.teachers.processes import own_device
 from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.store import CacheWriter, TeacherCache
 from tests.teachers.test_cache import files

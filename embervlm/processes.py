@@ -1,4 +1,4 @@
-"""Several processes that build one cache, as `torchrun` starts them: who is who, and waiting for each other."""
+"""Several processes at one job, as `torchrun` starts them: who is who, and waiting for each other."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from embervlm.errors import UserError
 
 _PATIENCE = timedelta(days=30)
-"""How long one process waits for the others' shards. One that dies closes its connection, which is noticed at once."""
+"""How long one process waits for the others' work. One that dies closes its connection, which is noticed at once."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and how many there are. The one of rank 0 looks after the manifest."""
+    """This process and how many there are. The one of rank 0 writes what there is one of."""
 
     rank: int = 0
     count: int = 1
@@ -33,16 +33,34 @@ class Processes:
         if self.count == 1:
             return value
         box = [value]
-        try:
+        with self._together():
             torch.distributed.barrier()
             torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank passes, by rank, on every rank. Returns when all have come here.
+
+        Raises:
+            UserError: another process has ended.
+        """
+        if self.count == 1:
+            return [value]
+        box: list[Any] = [None] * self.count
+        with self._together():
+            torch.distributed.all_gather_object(box, value)
+        return box
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"Another of the {self.count} processes has ended, so this one does, too ({reason}). Mend what that "
-                "one complains about and run the same command again: it continues from all whole shards."
+                "one complains about and run the same command again: it continues from what is on the disk."
             ) from None
-        return box[0]
 
 
 ALONE = Processes()
