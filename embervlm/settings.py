@@ -403,6 +403,12 @@ class EvaluateSettings(TeacherLoading):
     closed_answers: int = option(
         0, "Also answer VQA out of so many of train's most frequent answers, the likeliest exactly; 0 = not", minimum=0
     )
+    judge: str | None = option(
+        None, "OpenAI-compatible server, http://host:port/v1, whose model grades the instruct answers by question and "
+        "reference, 0 to 10; its key is read from OPENAI_API_KEY",
+    )  # fmt: skip
+    judge_model: str | None = option(None, "Name of the judge there", shown="the one it serves")
+    judge_concurrency: int = option(16, "Requests in flight to the judge", minimum=1, maximum=1024)
     seed: int = option(0, "Seed of the subset and of the sampling", minimum=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
 
