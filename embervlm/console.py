@@ -13,10 +13,14 @@ errors = Console(stderr=True, highlight=False)
 
 
 def print_tokens(title: str, tokens: Iterable[tuple[bytes | None, float]]) -> None:
-    """Tokens with their probabilities. A token may be a part of a letter: such bytes are written as \\xe4."""
+    """Tokens with their probabilities."""
     console.print(f"\n[dim]{title}[/]")
     table = Table.grid(padding=(0, 3, 0, 0))
     for token, probability in tokens:
-        text = "(special)" if token is None else repr(token.decode(errors="backslashreplace")).replace("\\\\x", "\\x")
-        table.add_row(f"{probability:6.1%}", escape(text))
+        table.add_row(f"{probability:6.1%}", escape(token_text(token)))
     console.print(table)
+
+
+def token_text(token: bytes | None) -> str:
+    """A token in quotes. It may be a part of a letter: such bytes are written as \\xe4."""
+    return "(special)" if token is None else repr(token.decode(errors="backslashreplace")).replace("\\\\x", "\\x")

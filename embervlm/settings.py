@@ -405,6 +405,12 @@ class EvaluateSettings(TeacherLoading):
     closed_answers: int = option(
         0, "Also answer VQA out of so many of train's most frequent answers, the likeliest exactly; 0 = not", minimum=0
     )
+    judge: str | None = option(
+        None, "OpenAI-compatible server, http://host:port/v1, whose model grades the instruct answers by question and "
+        "reference, 0 to 10; its key is read from OPENAI_API_KEY",
+    )  # fmt: skip
+    judge_model: str | None = option(None, "Name of the judge there", shown="the one it serves")
+    judge_concurrency: int = option(16, "Requests in flight to the judge", minimum=1, maximum=1024)
     seed: int = option(0, "Seed of the subset and of the sampling", minimum=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
 
@@ -542,6 +548,11 @@ class InferenceSettings:
     checkpoint: str = option(_FINAL.as_posix(), "Student checkpoint, or the hub id of one")
     image: Path | None = option(None, "Picture to show")
     prompt: str = option("Describe this image", "Question to ask")
+    explain: bool = option(False, "At every position of the answer, what else could have been said, and how likely")
+    heatmap: Path | None = option(
+        None, "Picture to write: where in the image the answer and its words look (attention of the upper layers: what "
+        "was read from where, not why it was said)",
+    )  # fmt: skip
     max_length: int = option(100, "Longest answer, in tokens", minimum=1)
     do_sample: bool = option(False, "Sample instead of taking the likeliest token")
     temperature: float = option(1.0, "Of the sampling", minimum=0.01)

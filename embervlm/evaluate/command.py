@@ -26,8 +26,9 @@ from embervlm.evaluate.answerers import (
 from embervlm.evaluate.asking import Unfinished
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.benchmarks import BENCHMARKS, select
+from embervlm.evaluate.judge import open_judge
 from embervlm.evaluate.page import write_page
-from embervlm.evaluate.printing import print_result, print_systems
+from embervlm.evaluate.printing import print_judge, print_result, print_systems
 from embervlm.evaluate.questions import answered
 from embervlm.evaluate.results import EvalResult, read_json, save_result
 from embervlm.evaluate.runner import DivergenceOptions, evaluate
@@ -90,6 +91,11 @@ class _Run:
         self.decoding: dict[str, Any] = {"do_sample": settings.do_sample, "num_beams": settings.num_beams}
         if settings.do_sample:
             self.decoding |= {"temperature": settings.temperature, "top_p": settings.top_p}
+        self.judge = None
+        if settings.judge is not None:
+            self.judge = open_judge(
+                settings.judge, settings.judge_model, settings.judge_concurrency, settings.benchmarks
+            )
         self.student: EmberVLM | None = None
         self.unfinished = settings.output_file.with_name(f"{settings.output_file.stem}.unfinished")
 
@@ -175,12 +181,19 @@ class _Run:
         beside = {name: path.with_name(f"{path.stem}_{name}{path.suffix}") for name in rivals}
         result = dataclasses.replace(result, baselines=[place.name for place in beside.values()])
         records = self.prepared.records(self.settings.split)
+        ids = {record.id: record.metadata["question_id"] for record in records if "question_id" in record.metadata}
+        if self.judge is not None:
+            for place, one in zip((path, *beside.values()), (result, *rivals.values()), strict=True):
+                save_result(one, place, ids)  # kept, whatever becomes of the judge
+            result, *others = (self._judged(one) for one in (result, *rivals.values()))
+            rivals = dict(zip(rivals, others, strict=True))
+            if result.judge is not None:
+                print_judge(result.judge)
         if rivals:
             print_systems([result, *rivals.values()])
             for rival in rivals.values():
                 if rival.system in UNSEEING and (sight := sight_of(result, rival, *_scores(records, result, rival))):
                     console.print(sight.sentence(), soft_wrap=True)
-        ids = {record.id: record.metadata["question_id"] for record in records if "question_id" in record.metadata}
         written: list[Path] = []
         for name, rival in rivals.items():
             written += save_result(rival, beside[name], ids)
@@ -196,6 +209,14 @@ class _Run:
             names = ", ".join(rivals)
             console.print(f"wrote {len(written)} files of {names} beside it", markup=False, soft_wrap=True)
         Unfinished(self.unfinished, {}).remove()
+
+    def _judged(self, result: EvalResult) -> EvalResult:
+        answers = result.predictions.get("instruct")
+        if self.judge is None or answers is None:
+            return result
+        path = self.settings.output_file
+        kept, title = path.with_name(f"{path.stem}_verdicts.jsonl"), f"Judge ({result.system})"
+        return dataclasses.replace(result, judge=self.judge.score(self.asked["instruct"], answers, kept, title))
 
     def _student(self) -> StudentAnswerer:
         assert self.student is not None

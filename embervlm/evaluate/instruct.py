@@ -6,7 +6,7 @@ and ordered pairs of content words that follow each other in a sentence. Words t
 colour belongs to which thing. A fact that the question already names counts a quarter: repeating it is no information.
 
     relevance     sqrt(w * (w + 7 p) / 8), w and p the weighted F1 of words and of pairs (so one right word earns a
-                  little without any pair); halved when one side denies and the other does not
+                  little without any pair); times order, see `_order`; halved when one side denies, the other does not
     completeness  the same with weighted recall in place of F1
     coherence     fluency * min(1, relevance / 0.75), so that fluent words about something else earn nothing;
                   fluency is the product of five proxies, see `_fluency`
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from embervlm.data.record import Record
 
 RELEVANCE, COMPLETENESS, COHERENCE = 0.4, 0.3, 0.3
+FREE_STEPS = 0.25  # steps back in the reference, of all steps, that cost nothing: a sentence may be turned around
 GIVEN_WEIGHT = 0.25  # of a word that the question already holds
 FULL_RELEVANCE = 0.75  # from here on coherence is fluency alone
 
@@ -90,8 +91,8 @@ def instruction_score(prediction: str, reference: str, question: str = "") -> In
             said.pairs, true.pairs, lambda pair: (_weight(pair[0], given) + _weight(pair[1], given)) / 2
         )
         relevance, completeness = _joined(word_f1, pair_f1), _joined(word_recall, pair_recall)
-    if said.denies != true.denies:
-        relevance, completeness = relevance / 2, completeness / 2
+    kept = _order(said, true) * (0.5 if said.denies != true.denies else 1.0)
+    relevance, completeness = kept * relevance, kept * completeness
     coherence = _fluency(prediction, reference, question) * min(1.0, relevance / FULL_RELEVANCE)
     score = RELEVANCE * relevance + COMPLETENESS * completeness + COHERENCE * coherence
     return InstructionScores(score, relevance, completeness, coherence)
@@ -131,6 +132,34 @@ def _form(word: str) -> str:
         return word
     word = NUMBER_WORDS.get(word, word)
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _order(said: _Facts, true: _Facts) -> float:
+    """1 where the shared content words come in the reference's order, or in its pieces; 1/2 where they are shuffled.
+
+    Walks through the answer's words that the reference holds, to the next place of each in the reference; a step back
+    is one to a word that has no place further on. A shuffle makes half of the steps go back.
+    """
+    places: dict[str, list[int]] = {}
+    for at, word in enumerate(_content(true.sentences)):
+        places.setdefault(word, []).append(at)
+    left = {word: len(found) for word, found in places.items()}
+    at, steps, back = -1, -1, 0
+    for word in _content(said.sentences):
+        if left.get(word, 0) == 0:
+            continue
+        left[word] -= 1
+        steps += 1
+        further = [place for place in places[word] if place > at]
+        back += not further
+        at = further[0] if further else places[word][0]
+    if steps < 2:
+        return 1.0
+    return 1 - 0.5 * min(1.0, max(0.0, back / steps - FREE_STEPS) / (0.5 - FREE_STEPS))
+
+
+def _content(sentences: Sequence[Sequence[str]]) -> list[str]:
+    return [word for sentence in sentences for word in sentence if word not in FUNCTION_WORDS]
 
 
 def _joined(words: float, pairs: float) -> float:

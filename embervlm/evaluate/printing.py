@@ -11,6 +11,7 @@ from rich.table import Table
 from embervlm.console import console
 from embervlm.evaluate.benchmarks import BENCHMARKS
 from embervlm.evaluate.divergence import Divergence
+from embervlm.evaluate.judge import JudgeResult
 from embervlm.evaluate.results import EvalResult
 from embervlm.evaluate.vqa import Share
 
@@ -40,17 +41,33 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         to.print(f"[bold]Instruction Following Score: {found.score:.3f}[/bold]  [dim]({found.n} answers)[/dim]")
         for part in ("relevance", "completeness", "coherence"):
             to.print(f"  {part.title()}: {getattr(found, part):.3f}")
+    if result.judge is not None:
+        print_judge(result.judge, to)
     if result.divergence is not None:
         _print_divergence(result.divergence, to)
+
+
+def print_judge(found: JudgeResult, to: Console = console) -> None:
+    """What another model thinks of the instruction answers."""
+    unread = f"; {found.unparsable} verdicts could not be read" if found.unparsable else ""
+    if found.mean is None or found.interval is None:
+        to.print(f"[bold]Judge's Score: none[/bold]  [dim]({escape(found.model)}{unread})[/dim]")
+        return
+    low, high = found.interval
+    details = f"{escape(found.model)}, {found.n} answers, 95% interval {low:.3f} to {high:.3f}{unread}"
+    to.print(f"[bold]Judge's Score: {found.mean:.3f}[/bold]  [dim]({details})[/dim]")
 
 
 def print_systems(results: Sequence[EvalResult], to: Console = console) -> None:
     """One row for each system that was asked the same questions."""
     table = Table.grid(padding=(0, 2))
     names = [name for name in BENCHMARKS if any(_score(result, name) for result in results)]
-    table.add_row("", *(f"[dim]{BENCHMARKS[name].title}[/dim]" for name in names))
+    judged = ["[dim]Judge[/dim]"] if any(result.judge for result in results) else []
+    table.add_row("", *(f"[dim]{BENCHMARKS[name].title}[/dim]" for name in names), *judged)
     for result in results:
-        table.add_row(escape(result.system.replace("_", " ")), *(_score(result, name) for name in names))
+        mean = None if result.judge is None else result.judge.mean
+        scores = [*(_score(result, name) for name in names), "" if mean is None else f"{mean:.3f}"]
+        table.add_row(escape(result.system.replace("_", " ")), *scores[: len(names) + len(judged)])
     to.print()
     to.print(table)
 

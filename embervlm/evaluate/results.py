@@ -13,6 +13,7 @@ from typing import Any
 from embervlm.errors import UserError
 from embervlm.evaluate.divergence import Divergence
 from embervlm.evaluate.instruct import InstructResult
+from embervlm.evaluate.judge import JudgeResult, read_judge_result
 from embervlm.evaluate.vqa import Share, VqaScores
 
 SCHEMA = "embervlm/evaluation-1"
@@ -27,6 +28,7 @@ class EvalResult:
     "variants": {"lmms-eval" | "pre-2021": accuracy}},
     "instruct": {"n", "score", "relevance", "completeness", "coherence", "interval"}},
     "closed": {"vqa" | "okvqa": as above}, "divergence": {..} or null,
+    "judge": {"model", "prompt": its hash, "mean", "interval", "n", "unparsable"} or null,
     "model": {"checkpoint", "sha256", "parameters"}, "prompts": {"template", "vqa" | ..: the first question as the model
     reads it}, "decoding": {"do_sample", "num_beams", "max_new_tokens": {"vqa" | ..: tokens}, ..},
     "baselines": [names of the result files beside this one],
@@ -48,6 +50,7 @@ class EvalResult:
     prompts: dict[str, str] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=list)
+    judge: JudgeResult | None = None  # of the answers to instruct
 
     @property
     def vqa_accuracy(self) -> float | None:
@@ -66,6 +69,7 @@ class EvalResult:
             "benchmarks": benchmarks,
             "closed": {name: dataclasses.asdict(scores) for name, scores in self.closed.items()},
             "divergence": None if self.divergence is None else dataclasses.asdict(self.divergence),
+            "judge": None if self.judge is None else dataclasses.asdict(self.judge),
             "model": self.model,
             "prompts": self.prompts,
             "decoding": self.decoding,
@@ -88,6 +92,7 @@ class EvalResult:
             closed={name: _vqa_scores(scores) for name, scores in data.get("closed", {}).items()},
             instruct=None if instruct is None else InstructResult(**_with_interval(instruct)),
             divergence=None if divergence is None else Divergence(**divergence),
+            judge=read_judge_result(data.get("judge")),
             model=data.get("model", {}),
             prompts=data.get("prompts", {}),
             decoding=data.get("decoding", {}),

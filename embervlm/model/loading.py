@@ -77,7 +77,9 @@ def _check_folder(source: Any, subfolder: str) -> None:
         return
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"The folder '{folder}' has no config.json: it is not a checkpoint.")
+        inside = sorted(found.parent.name for found in folder.glob("*/config.json"))
+        hint = f"; it holds {', '.join(inside[:3])}: name one of them" if inside else ""
+        raise UserError(f"The folder '{folder}' has no config.json: it is not a checkpoint{hint}.")
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:

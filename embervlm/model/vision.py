@@ -33,9 +33,14 @@ class VisionTower(nn.Module):
         self.channels: int = self.model.num_features
         self.freeze_all_but(unfreeze)
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the picture that lie between two cells of the last feature map."""
+        return self.model.feature_info[-1]["reduction"]
+
     def cells(self, image_size: int) -> int:
         """How many visual tokens a square picture makes."""
-        return (-(-image_size // self.model.feature_info[-1]["reduction"])) ** 2
+        return (-(-image_size // self.stride)) ** 2
 
     def blocks(self) -> list[nn.Module]:
         """Every block in the order in which a picture passes them, the stem first."""

@@ -10,11 +10,10 @@ import base64
 import io
 import re
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from embervlm import tokens
 from embervlm.console import console
@@ -25,7 +24,7 @@ from embervlm.teachers import template
 from embervlm.teachers.from_logprobs import ESTIMATED_TAIL, outputs_from_logprobs
 from embervlm.teachers.locate import as_written
 from embervlm.teachers.outputs import SERVED, Answer, Sampling, TeacherOutputs
-from embervlm.teachers.server import Refused, Server
+from embervlm.teachers.server import Refused, Server, said
 
 CONCURRENCY = 16
 AT_ONCE = 8
@@ -34,8 +33,6 @@ NEVER = -9999.0
 """How vLLM writes the logarithm of 0."""
 
 _ALLOWED = re.compile(r"(?:max allowed: |more than )(\d+)")  # vLLM's words, now and before 0.8
-_S = TypeVar("_S")
-_T = TypeVar("_T")
 _LARGEST_SEED = 2**63
 
 
@@ -81,7 +78,7 @@ class ServedTeacher:
             UserError: a missing picture, a server that does not answer or tells no log-probabilities, answers that its
                 tokens do not join to.
         """
-        return self._each(lambda record: self._score(record, image_root, top_k), records)
+        return self.server.each(lambda record: self._score(record, image_root, top_k), records, self.concurrency)
 
     def generate(self, records: list[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         """The greedy answer to each record's first instruction."""
@@ -96,9 +93,10 @@ class ServedTeacher:
         if sampling is not None:
             how = {"temperature": sampling.temperature, "top_p": sampling.top_p}
             drawn = [{**how, "seed": seed % _LARGEST_SEED} for seed in sampling.seeds]
-        return self._each(
+        return self.server.each(
             lambda asked: self._answer(asked[0], image_root, {"max_tokens": max_new_tokens, **asked[1]}),
             list(zip(records, drawn, strict=True)),
+            self.concurrency,
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -114,22 +112,6 @@ class ServedTeacher:
         """What a cache's manifest must say besides: the entries that the server gives, and that tails are estimated."""
         self._prompt(_messages(template.WORDS), top_k)
         return {"top_k": self._entries(top_k), "tail": self.tail}
-
-    def _each(self, work: Callable[[_S], _T], items: list[_S]) -> list[_T]:
-        """In order. The first error, or Ctrl-C, drops what has not begun and what is waiting for another try."""
-        self.server.halt.clear()
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="served") as pool:
-            futures = [pool.submit(work, item) for item in items]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future in done:
-                        future.result()  # raises
-                return [future.result() for future in futures]
-            except BaseException:
-                self.server.halt.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
 
     def _score(self, record: Record, image_root: Path, top_k: int) -> list[TeacherOutputs]:
         turns = [(self._cleaned(human), answer) for human, answer in record.turns()]
@@ -155,13 +137,8 @@ class ServedTeacher:
         turns = [(self._cleaned(human), answer) for human, answer in record.turns()]
         messages = _messages(turns, self._picture(record, image_root))[:-1]
         try:
-            found = self.server.chat({"model": self.name, "messages": messages, **options})
-            try:
-                choice = found["choices"][0]
-                text = str(choice["message"]["content"] or "").strip()
-                return Answer(text, finished=choice.get("finish_reason") != "length")
-            except (KeyError, IndexError, TypeError):
-                raise UserError("the server's answer holds no message; is it OpenAI-compatible?") from None
+            text, finished = said(self.server.chat({"model": self.name, "messages": messages, **options}))
+            return Answer(text, finished)
         except UserError as error:
             raise UserError(f"record {record.id}, {self._who}: {error}") from None
 
@@ -217,8 +194,11 @@ class ServedTeacher:
         return None if record.image is None else data_uri(resolve_image(image_root, record.image))
 
 
-def connect(url: str, name: str | None) -> tuple[Server, dict[str, Any]]:
+def connect(url: str, name: str | None, flag: str = "--teacher_name") -> tuple[Server, dict[str, Any]]:
     """The server, and the card of the model that is meant.
+
+    Args:
+        flag: that names the model.
 
     Raises:
         UserError: it cannot be reached, has no model of that name, or several and none is named.
@@ -229,7 +209,7 @@ def connect(url: str, name: str | None) -> tuple[Server, dict[str, Any]]:
         return server, next(iter(cards.values()))
     if name not in cards:
         named = f"no model {name}" if name is not None else "more than one model, or none"
-        raise UserError(f"{url} serves {named}; it has {', '.join(cards) or 'nothing'}: name one with --teacher_name")
+        raise UserError(f"{url} serves {named}; it has {', '.join(cards) or 'nothing'}: name one with {flag}")
     return server, cards[name]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import threading
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import httpx2
 
@@ -19,6 +21,9 @@ TRIES, FIRST_WAIT, LONGEST_WAIT = 8, 0.5, 30.0
 """Of one request; seconds between tries, doubled each time. A replica has a minute to come back."""
 SECONDS = 600.0
 """That one answer may take: a large teacher behind a long queue."""
+
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 
 
 class Refused(UserError):
@@ -67,6 +72,23 @@ class Server:
         """
         return self._send("POST", "chat/completions", body, self.tries)
 
+    def each(self, work: Callable[[_S], _T], items: list[_S], concurrency: int) -> list[_T]:
+        """`work` on every item, so many at a time; results in order. The first error, or Ctrl-C, drops what has not
+        begun and what is waiting for another try."""
+        self.halt.clear()
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="served") as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future in done:
+                        future.result()  # raises
+                return [future.result() for future in futures]
+            except BaseException:
+                self.halt.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
     def _send(self, method: str, path: str, body: dict[str, Any] | None, tries: int) -> dict[str, Any]:
         wait = self.first_wait
         for left in reversed(range(tries)):
@@ -112,6 +134,19 @@ class Server:
                 "OpenAI-compatible server?"
             )
         return found
+
+
+def said(found: dict[str, Any]) -> tuple[str, bool]:
+    """The text of a chat completion, and whether it was finished rather than cut off.
+
+    Raises:
+        UserError: it holds no message.
+    """
+    try:
+        choice = found["choices"][0]
+        return str(choice["message"]["content"] or "").strip(), choice.get("finish_reason") != "length"
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise UserError("the server's answer holds no message; is it OpenAI-compatible?") from None
 
 
 def _words(response: httpx2.Response) -> str:
