@@ -19,6 +19,7 @@ _DIVERGENCE: dict[str, tuple[str, str]] = {
     "top1_agreement": ("Same most probable token", "{:.1%}"),
     "ce_per_token": ("Cross-entropy of the references, nats per token", "{:.3f}"),
     "bits_per_byte": ("Bits per byte of the references", "{:.3f}"),
+    "calibration_error": ("Expected calibration error, T = 1", "{:.1%}"),
     "anchored": ("Positions at a boundary of the teacher's", "{:.1%}"),
     "interior": ("Positions inside a teacher's token", "{:.1%}"),
     "none": ("Positions without a target", "{:.1%}"),

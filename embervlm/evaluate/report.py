@@ -129,6 +129,13 @@ def findings(inputs: ReportInputs) -> list[tuple[str, str]]:
         tone = "good" if mine - floor >= GUESS_MARGIN else "warn"
         place = "above" if mine >= floor else "below"
         said.append((tone, f"{text}; the student is {100 * abs(mine - floor):.1f} points {place}."))
+    teacher = inputs.system("teacher")
+    if student is not None and plain is not None and teacher is not None:
+        closed = gap_closed(*(row.result.vqa_accuracy for row in (student, plain, teacher)))
+        if closed is not None:
+            gap = 100 * ((teacher.result.vqa_accuracy or 0) - (plain.result.vqa_accuracy or 0))
+            text = f"The teacher stands {gap:.1f} points above the student without a teacher"
+            said.append(("good" if closed > 0 else "warn", f"{text}; distillation closes {100 * closed:.0f}% of that."))
     if student is not None and plain is not None and (ratio := kl_ratio(student.result, plain.result)) is not None:
         tone = "good" if ratio < 1 else "warn"
         text = "A small KL alone proves little, since small worlds are easily imitated. What counts is the ratio: "
@@ -164,6 +171,14 @@ def table_row(row: SystemRow, inputs: ReportInputs) -> dict[str, Any]:
         "kl": result.divergence and result.divergence.student_teacher,
         "ratio": None if plain is None else kl_ratio(result, plain.result),
     }
+
+
+def gap_closed(student: float | None, plain: float | None, teacher: float | None) -> float | None:
+    """(student - plain) / (teacher - plain): the share of what there is to gain from the teacher; below 0 where the
+    student lost. None where one was not measured, or the teacher is no better."""
+    if student is None or plain is None or teacher is None or teacher <= plain:
+        return None
+    return (student - plain) / (teacher - plain)
 
 
 def kl_ratio(result: EvalResult, plain: EvalResult) -> float | None:

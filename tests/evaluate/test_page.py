@@ -10,6 +10,7 @@ from embervlm.evaluate.page import render_evaluation, write_page
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.templates import read_asset, script_source
 from embervlm.settings import EvaluateSettings
+from tests.evaluate import synthetic
 from tests.evaluate.pages import HOSTILE, check
 from tests.evaluate.test_runner import ALL, Oracle
 
@@ -96,3 +97,17 @@ def test_the_verb_writes_the_page_unless_told_not_to(student, prepared, tmp_path
     run_evaluate(dataclasses.replace(settings, page=True, page_questions=1))
     page = check((tmp_path / "eval.html").read_text(encoding="utf-8"), SCRIPT)
     assert "1 of 2; 1 left out" in page.text and "answers greedy" in page.text
+
+
+def test_where_it_differs_from_the_teacher_is_shown_and_escaped(result, prepared):
+    place = {"place": "3 to 4", "n": 1234, "student_teacher": 0.5, "teacher_student": 0.25, "agreement": 0.75}
+    worst = {
+        "record": "r", "question": HOSTILE, "so_far": HOSTILE, "reference": HOSTILE, "student": HOSTILE,
+        "student_probability": 0.125, "teacher": HOSTILE, "teacher_probability": 0.875, "student_teacher": 9.5,
+    }  # fmt: skip
+    far = synthetic.result("student", 0.6, kl=0.5).divergence
+    far = dataclasses.replace(far, by_place=[place], most_different=[worst], calibration_error=0.0625)
+    html = render_evaluation(dataclasses.replace(result, divergence=far), prepared.records("val"), prepared.image_root)
+    text = check(html, SCRIPT).text
+    for words in ("3 to 4", "1,234", "0.500", "75.0%", "12.5%", "87.5%", "9.50", "6.2%"):
+        assert words in text

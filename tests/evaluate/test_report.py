@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from embervlm.errors import UserError
-from embervlm.evaluate.report import findings, lead, render, targets, write_report
+from embervlm.evaluate.report import findings, gap_closed, lead, render, targets, write_report
 from embervlm.evaluate.report_inputs import ReportInputs, SystemRow, load_inputs, save_inputs
 from embervlm.evaluate.sight import Sight
 from embervlm.evaluate.templates import duration
@@ -102,3 +102,9 @@ def test_a_distilled_student_that_is_worse_is_not_praised(inputs):
 )
 def test_durations_in_words(seconds, said):
     assert duration(seconds) == said
+
+
+def test_the_share_of_the_gap(inputs):
+    assert gap_closed(0.7, 0.6, 0.8) == pytest.approx(0.5) and gap_closed(0.5, 0.6, 0.8) == pytest.approx(-0.5)
+    assert gap_closed(0.7, 0.6, 0.6) is None and gap_closed(0.7, None, 0.8) is None
+    assert any("distillation closes" in sentence for _, sentence in findings(inputs))
