@@ -192,7 +192,9 @@ class _Run:
         if rivals:
             print_systems([result, *rivals.values()])
             for rival in rivals.values():
-                if rival.system in UNSEEING and (sight := sight_of(result, rival, *_scores(records, result, rival))):
+                if rival.system not in UNSEEING:
+                    continue
+                if sight := sight_of(result, rival, _scores(records, result), _scores(records, rival)):
                     console.print(sight.sentence(), soft_wrap=True)
         written: list[Path] = []
         for name, rival in rivals.items():
@@ -282,15 +284,12 @@ def model_facts(checkpoint: Path, model: Any) -> dict[str, Any]:
     return {"checkpoint": checkpoint.as_posix(), "sha256": digest.hexdigest(), "parameters": parameters}
 
 
-def _scores(records: Sequence[Record], *results: EvalResult) -> list[dict[str, dict[str, float]]]:
-    """Of each result: benchmark -> record -> score."""
-    return [
-        {
-            name: {one.record.id: one.score for one in answered(name, records, result.predictions[name])}
-            for name in result.vqa
-        }
-        for result in results
-    ]
+def _scores(records: Sequence[Record], result: EvalResult) -> dict[str, dict[str, float]]:
+    """Benchmark -> record -> score."""
+    return {
+        name: {one.record.id: one.score for one in answered(name, records, result.predictions[name])}
+        for name in result.vqa
+    }
 
 
 def _root(run: _Run) -> Path:
