@@ -390,6 +390,7 @@ class EvaluateSettings(TeacherLoading):
         ("majority_per_template", "blind", "shuffled_pictures"), "Asked the same questions, or none: the commonest "
         "answer to such a question, the student without its picture, with an average or another one",
         choices=("majority_per_template", "majority_per_question", "blind", "mean_picture", "shuffled_pictures"),
+        shown="the first, third and last",
     )  # fmt: skip
     teacher_model: str | None = option(None, "Teacher that is asked the same questions: a name, hub id, folder or URL")
     predictions: tuple[Path, ...] | None = option(
