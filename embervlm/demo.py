@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,16 @@ def run_demo(settings: DemoSettings) -> int:
     began = time.monotonic()
     done = _Done(settings)
     phases = plan(settings)
+    fresh = False
     for number, phase in enumerate(phases, start=1):
         console.rule(f"[bold]{number}/{len(phases)}  {escape(phase.title)}")
         console.print(f"[dim]$ {escape(phase.command)}[/dim]", soft_wrap=True)
-        if done.has(phase):
+        if done.has(phase) and not fresh:
             console.print("done before")
             continue
+        if not fresh:  # what comes after it reads what it writes
+            fresh = True
+            done.keep(phases[: number - 1])
         start = time.monotonic()
         code = phase.run()
         if isinstance(code, int) and code:
@@ -204,6 +208,10 @@ class _Done:
 
     def has(self, phase: Phase) -> bool:
         return phase.command in self.seconds
+
+    def keep(self, phases: Sequence[Phase]) -> None:
+        """Forget all others, those of another version of this demo too."""
+        self.seconds = {phase.command: self.seconds[phase.command] for phase in phases}
 
     def add(self, phase: Phase, seconds: float) -> None:
         self.seconds[phase.command] = round(seconds, 1)

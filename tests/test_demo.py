@@ -17,7 +17,7 @@ def test_the_quick_demo_ends_with_a_report_and_does_nothing_twice(
     assert run_demo(settings) == 0
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert "Teacher" in page and "data:image/" in page and "http://" not in page
-    for name in ("teacher", "student", "undistilled", "blind"):
+    for name in ("student", "student_teacher", "student_blind", "undistilled"):
         result = json.loads((tmp_path / "demo" / "results" / f"{name}.json").read_text())
         assert result["benchmarks"]["vqa"]["overall"]["n"] > 0
     assert (tmp_path / "demo" / "outputs" / "stage2" / "checkpoint-final" / "pytorch_model.bin").is_file()
