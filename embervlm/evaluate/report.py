@@ -135,7 +135,8 @@ def findings(inputs: ReportInputs) -> list[tuple[str, str]]:
         if closed is not None:
             gap = 100 * ((teacher.result.vqa_accuracy or 0) - (plain.result.vqa_accuracy or 0))
             text = f"The teacher stands {gap:.1f} points above the student without a teacher"
-            said.append(("good" if closed > 0 else "warn", f"{text}; distillation closes {100 * closed:.0f}% of that."))
+            share = f"closes {100 * closed:.0f}% of that" if closed > 0 else "closes nothing of that here"
+            said.append(("good" if closed > 0 else "warn", f"{text}; distillation {share}."))
     if student is not None and plain is not None and (ratio := kl_ratio(student.result, plain.result)) is not None:
         tone = "good" if ratio < 1 else "warn"
         text = "A small KL alone proves little, since small worlds are easily imitated. What counts is the ratio: "
