@@ -14,6 +14,7 @@ BENCHMARKS = (
     "training",
     "teachers",
     "data",
+    "fuzz",
 )
 
 if __name__ == "__main__":
