@@ -212,6 +212,8 @@ def duplicate(content: Any, rng: Random) -> Any:
     changed = copy.deepcopy(content)
     objects = [(c, k) for c, k in slots(changed) if isinstance(c[k], dict) and c[k]]
     for container, key in rng.sample(objects, min(len(objects), 3)):
+        if not isinstance(container[key], dict):  # one around it has changed
+            continue
         pairs = Pairs(container[key].items())
         again, value = rng.choice(pairs)
         pairs.insert(rng.randrange(len(pairs) + 1), (again, rng.choice((value, *WRONG_TYPES))))

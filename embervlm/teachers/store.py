@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from embervlm.teachers.streams import joined, planes
 MANIFEST = "manifest.json"
 VOCABULARY, ORDER = "vocabulary.safetensors", "order.safetensors"
 VERSION = 3
+MOST_WORDS = 1 << 24
+"""An id is kept in three bytes."""
 OPEN_BLOCKS = 512
 """Blocks that a reader keeps open, about 0.15 MB each at 16 entries: a small cache is opened once."""
 
@@ -61,8 +64,9 @@ class TeacherCache:
         place = self._index.get(record_id)
         if place is None:
             return None
-        block, position = codec.place(self._shard(place[0]), place[1])
-        return codec.decode(self._block(place[0], block), position, record_id, self._order_of(place[0]))
+        with _decoding(self.folder / self.info["shards"][place[0]]["name"]):
+            block, position = codec.place(self._shard(place[0]), place[1])
+            return codec.decode(self._block(place[0], block), position, record_id, self._order_of(place[0]))
 
     def records(self) -> list[str]:
         """The ids of all records, in the order of the shards."""
@@ -84,13 +88,16 @@ class TeacherCache:
 
     def token_bytes(self) -> list[bytes | None]:
         """What `build_token_map` asks for: the bytes of each teacher token, None = special, or not in this cache."""
-        columns = map_arrays(self.folder / VOCABULARY)
-        text, sizes, special = (zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special"))
-        ends = np.cumsum(np.frombuffer(sizes, dtype="<u2")).tolist()
         words: list[bytes | None] = [None] * self.info["vocabulary"]
-        ids = vocabulary_ids(self.folder / VOCABULARY).tolist()
-        for number, start, end, hidden in zip(ids, [0, *ends], ends, special, strict=False):
-            words[number] = None if hidden else text[start:end]
+        with _decoding(self.folder / VOCABULARY):
+            columns = map_arrays(self.folder / VOCABULARY)
+            text, sizes, special = (
+                zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special")
+            )
+            ends = np.cumsum(np.frombuffer(sizes, dtype="<u2")).tolist()
+            ids = vocabulary_ids(self.folder / VOCABULARY).tolist()
+            for number, start, end, hidden in zip(ids, [0, *ends], ends, special, strict=False):
+                words[number] = None if hidden else text[start:end]
         return words
 
     def require(
@@ -112,17 +119,18 @@ class TeacherCache:
 
     @cached_property
     def _index(self) -> dict[str, tuple[int, int]]:
-        return {
-            name: (shard, row)
-            for shard in range(len(self.info["shards"]))
-            for row, name in enumerate(codec.record_names(self._shard(shard)))
-        }
+        found: dict[str, tuple[int, int]] = {}
+        for shard, entry in enumerate(self.info["shards"]):
+            with _decoding(self.folder / entry["name"]):
+                found |= {name: (shard, row) for row, name in enumerate(codec.record_names(self._shard(shard)))}
+        return found
 
     def _order_of(self, shard: int) -> np.ndarray:
         """The order of the ids that a shard was written with; each joined cache brought its own."""
         name = self.info["shards"][shard].get("order", ORDER)
         if name not in self._orders:
-            self._orders[name] = read_order(self.folder / name, self.info["vocabulary"])
+            with _decoding(self.folder / name):
+                self._orders[name] = read_order(self.folder / name, self.info["vocabulary"])
         return self._orders[name]
 
     def _shard(self, number: int) -> codec.Columns:
@@ -142,6 +150,20 @@ class TeacherCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapped": {}, "_orders": {}, "_blocks": OrderedDict()}
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """A file can be whole by its checksum and yet hold what no cache has: then it was not made by this program."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (zlib.error, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is no part of a teacher cache ({said}); delete the folder and build it again"
+        ) from error
 
 
 class CacheWriter:
@@ -320,11 +342,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         missing = {"teacher", "data", "settings", "vocabulary", "files", "shards", "complete", "end_of_turn_id"} - set(
             info
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from None
     if version != VERSION or missing:
         raise UserError(f"{path} is of version {version}, this program reads {VERSION}; {_AGAIN}")
+    if problem := _odd(info):
+        raise UserError(f"{path} is damaged: {problem}; {_AGAIN}")
     return info
+
+
+def _odd(info: Mapping[str, Any]) -> str:
+    """What in a manifest is not of the kind that it must be; empty: nothing."""
+    kinds: dict[str, type] = {
+        "teacher": dict, "data": dict, "settings": dict, "files": list, "shards": list, "complete": bool,
+        "end_of_turn_id": int, "vocabulary": int,
+    }  # fmt: skip
+    odd = [name for name, kind in kinds.items() if type(info[name]) is not kind]
+    if odd:
+        return f"{odd[0]} is {type(info[odd[0]]).__name__}, expected {kinds[odd[0]].__name__}"
+    if not 0 < info["vocabulary"] <= MOST_WORDS:
+        return f"a vocabulary of {info['vocabulary']} tokens"
+    for entry in (*info["files"], *info["shards"]):
+        facts = [entry.get(key) for key in ("name", "sha256", "bytes")] if isinstance(entry, dict) else []
+        if [type(fact) for fact in facts] != [str, str, int] or Path(facts[0]).name != facts[0]:
+            return f"a file is described as {entry!r}, expected its name, bytes and sha256"
+        if not isinstance(entry.get("order", ORDER), str):
+            return f"{entry['name']} has no name of its order"
+    return ""
 
 
 def refuse_other(
