@@ -1,1 +1,1 @@
-"""Thousands of damaged and hostile inputs through everything that reads files: each is read, or rejected with a reason."""
+"""Damaged and hostile inputs through everything that reads files: each is read, or rejected with a reason."""

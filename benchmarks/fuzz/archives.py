@@ -172,7 +172,8 @@ def _tar_lies(data: bytes, rng: Random) -> bytes:
     at = rng.choice([i for i in range(0, len(data), 512) if data[i + 257 : i + 262] == b"ustar"])
     size = rng.choice((
         b"77777777777\0", b"00000000000\0", b"-0000000001\0", b"\xff" * 12, b"\xff" * 8 + b"\xff\xff\xfc\x00",
-        b"\x80" + b"\0" * 3 + b"\x7f" * 8, b"\x80" + b"\xff" * 11, b"zzzzzzzzzzz\0", b"\xff" * 10 + b"\xfe\0", b" " * 12,
+        b"\x80" + b"\0" * 3 + b"\x7f" * 8, b"\x80" + b"\xff" * 11, b"zzzzzzzzzzz\0", b"\xff" * 10 + b"\xfe\0",
+        b" " * 12,
     ))  # fmt: skip
     if rng.random() < 0.8:
         changed[at + 124 : at + 136] = size
@@ -191,8 +192,10 @@ def _pax(place: Place) -> list[str]:
     odd = rng.choice((
         {"size": "-512"}, {"size": "9" * 400}, {"size": "x"}, {"path": "../outside/secret.png"}, {"path": "a\nb"},
         {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "0,1,x"}, {"GNU.sparse.map": "0,512"},
-        {"GNU.sparse.size": "9" * 30, "GNU.sparse.map": "0," + "9" * 20}, {"hdrcharset": "BINARY", "path": "\udcff.png"},
-        {"mtime": "1e400"}, {"mtime": "nan"}, {"uid": "9" * 5000}, {"linkpath": "/etc/passwd"}, {"charset": "x" * 10_000},
+        {"GNU.sparse.size": "9" * 30, "GNU.sparse.map": "0," + "9" * 20}, {"hdrcharset": "BINARY",
+        "path": "\udcff.png"},
+        {"mtime": "1e400"}, {"mtime": "nan"}, {"uid": "9" * 5000}, {"linkpath": "/etc/passwd"},
+        {"charset": "x" * 10_000},
     ))  # fmt: skip
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:

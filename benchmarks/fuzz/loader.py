@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,15 @@ def read_set(folder: Path, features: Any = None) -> list[str]:
         records = prepared.records(split)
         data = RecordDataset(records, prepared.image_root, processor(), POSITIONS, features=features)
         samples: list[Any] = []
-        steps: list[Callable[[], Any]] = [lambda at=at: samples.append(data[at]) for at in range(len(data))]  # type: ignore[misc]
-        reasons += rejected(*steps, *(lambda record=record: known(record) for record in records))
+        reasons += rejected(*(partial(_take, samples, data, at) for at in range(len(data))))
+        reasons += rejected(*(partial(known, record) for record in records))
         if samples:
             Collator(processor(), pack_length=POSITIONS)(samples)
     return reasons
+
+
+def _take(samples: list[Any], data: Any, at: int) -> None:
+    samples.append(data[at])
 
 
 def _records() -> list[dict[str, Any]]:

@@ -144,7 +144,8 @@ HUGE: tuple[Callable[[], bytes], ...] = (
     lambda: b"{" + b",".join(b'"%d":1' % i for i in range(10_000)) + b"}",
 )
 TEXTS: tuple[bytes, ...] = (
-    rb'"\ud800"', rb'"\udc00x"', rb'"a\ud83d"', rb'"\u0000"', rb'"a\u0000b"', b'"\xff\xfe"', b'"\xc3"', b'"\xed\xa0\x80"',
+    rb'"\ud800"', rb'"\udc00x"', rb'"a\ud83d"', rb'"\u0000"', rb'"a\u0000b"', b'"\xff\xfe"', b'"\xc3"',
+    b'"\xed\xa0\x80"',
     b'"\0"', b'"a\nb"', rb'"\x41"', rb'"\u12"', b"'x'", b'"', b"", b"tru", b"nul", b"0x10", b"01", b".5", b"+1", b"1.",
     rb'"\u202egnp"', rb'"\ufeff"', rb'"<image><image><image>"', rb'"<|endoftext|><|user|><image>"', rb'"\n\n\r\t"',
     b'"[red]bold[/] {question} %s {{7*7}}"', b'"</script><script>alert(1)</script>"', rb'"\u2028\u0085"',

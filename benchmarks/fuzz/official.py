@@ -1,4 +1,4 @@
-"""Part `prepare`: a damaged file of each official format through `embervlm prepare`, and what it accepts through the loader."""
+"""Part `prepare`: a damaged file of each official format, and what prepare accepts of it through the loader."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare(place: Place, root: Path, check_images: bool = False, **files: Path)
 
     Raises:
         UserError: `run_prepare` stops.
-        Broken: rows got lost, or the loader refuses what prepare accepted.
+        Broken: the loader refuses what prepare accepted.
     """
     from embervlm.batch.dataset import RecordDataset
     from embervlm.data.prepare import run_prepare
@@ -172,8 +172,10 @@ def _cells(place: Place) -> list[str]:
     rng, rows = place.rng, table_rows()[place.rng.choice(list(table_rows()))]
     column = rng.choice(list(rows[0]))
     odd: list[Any] = [
-        None, True, 0, -1, 2**62, 1.5, float("nan"), float("inf"), "", "x", "9" * 400, "x" * 100_000, b"", b"\xff\xd8\xff",
-        b"\0" * 100, [], [1], ["a"], [[1]], {}, {"a": 1}, {"bytes": None, "path": None}, {"bytes": b"x", "path": "../x.png"},
+        None, True, 0, -1, 2**62, 1.5, float("nan"), float("inf"), "", "x", "9" * 400, "x" * 100_000, b"",
+        b"\xff\xd8\xff",
+        b"\0" * 100, [], [1], ["a"], [[1]], {}, {"a": 1}, {"bytes": None, "path": None}, {"bytes": b"x",
+        "path": "../x.png"},
         {"bytes": b"x", "path": f"{1:012d}." + "j" * 300}, {"bytes": b"x", "path": "COCO_../x_000000000001.jpg"},
         {"bytes": "text", "path": 5}, {"path": "../outside/secret.png"}, [{"bytes": b"x", "path": None}] * 2,
         [{"user": None, "assistant": 3}], [{"user": "", "assistant": ""}], [{"from": "human", "value": None}],

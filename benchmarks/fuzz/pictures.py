@@ -205,7 +205,8 @@ def _extension(place: Place) -> list[str]:
     cut = rng.randrange(len(first))
     content = rng.choice((
         first, first + second, first[:cut] + second, second[:8] + first[8:], b"%!PS-Adobe-3.0\n" + first, b"%PDF-1.7\n",
-        b"\xd7\xcd\xc6\x9a" + b"\0" * 100, b"GIF89a", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"BM", b"RIFF....WEBP",
+        b"\xd7\xcd\xc6\x9a" + b"\0" * 100, b"GIF89a", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"BM",
+        b"RIFF....WEBP",
         b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n", b"\0" * 1000, b"",
     ))  # fmt: skip
     name = rng.choice(

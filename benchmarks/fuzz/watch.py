@@ -20,20 +20,17 @@ from typing import Any
 
 from benchmarks.fuzz.cases import CRASHED, HUNG, MEMORY, Result, Run, run_case
 
-SECONDS = 30.0
-"""Time that a case has, on a machine that may be busy."""
+SECONDS = 20.0
+"""Processor time that a case has; or time in which it does nothing, since the machine may be busy with others."""
 BYTES = 1 << 30
 """Memory that a case may take above what its process held."""
 _LOOK = 0.05
+_IDLE = 0.05
 _SHOWN = 4000
 
 
 class Watched:
-    """Some worker processes and what they are at. Use as a context.
-
-    Args:
-        groups: name -> what runs a case; must be importable as `benchmarks.fuzz.parts.RUNS` in the workers.
-    """
+    """Some worker processes and what they are at. Use as a context."""
 
     def __init__(self, processes: int, seed: int, seconds: float = SECONDS, memory: int = BYTES) -> None:
         self._seed, self._seconds, self._memory = seed, seconds, memory
@@ -84,10 +81,10 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.key: str | None
-        self._base = self._began = 0.0
+        self._base = self._began = self._worked = 0.0
 
     def begin(self, key: str) -> None:
-        self.key, self._began = key, time.monotonic()
+        self.key, self._began, self._worked = key, time.monotonic(), _worked(self.process.pid)
         self.pipe.send(key)
 
     def look(self, seconds: float, memory: int) -> Result | None:
@@ -108,11 +105,11 @@ class _Worker:
             return self._end(CRASHED, f"the process died: {_ending(self.process.exitcode)}")
         if self.key is None:
             return None
-        took = time.monotonic() - self._began
-        if took > seconds:
+        took, worked = time.monotonic() - self._began, _worked(self.process.pid) - self._worked
+        if worked > seconds or (took > seconds and worked < _IDLE * took):
             os.kill(self.process.pid, signal.SIGUSR1)  # faulthandler writes where it is
             time.sleep(0.3)
-            return self._end(HUNG, f"still at it after {took:.0f} s")
+            return self._end(HUNG, f"still at it after {took:.0f} s, {worked:.1f} s of them at work")
         if (grown := _resident(self.process.pid) - self._base) > memory:
             return self._end(MEMORY, _took(int(grown)))
         return None
@@ -147,6 +144,15 @@ def _resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _worked(pid: int) -> float:
+    """Seconds of processor time."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _serve(pipe: Any, seed: int, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The good inputs that are damaged: tiny files in every official format, a prepared set, and an image root with traps."""
+"""The good inputs that are damaged: tiny files in every official format, records, an image root with traps."""
 
 from __future__ import annotations
 
@@ -114,14 +114,16 @@ def hostile_names(folder: Path) -> list[Any]:
     outside = folder / OUTSIDE
     good = f"{SUBSET}/{COCO[0]}"
     return [
-        "../outside/secret.png", "./../outside/secret.png", f"{SUBSET}/../../outside/secret.png", str(outside / "secret.png"),
+        "../outside/secret.png", "./../outside/secret.png", f"{SUBSET}/../../outside/secret.png",
+        str(outside / "secret.png"),
         f"//{outside}/secret.jpg", "link.png", "linked/secret.png", "linked/000000000001.jpg", "up/outside/secret.png",
         "..", ".", "/", "", " ", "\t", "../images", "/dev/zero", "/dev/urandom", "/dev/stdin", "/etc/passwd",
         "/proc/self/mem", "/proc/self/environ", "zero.png", "fifo.png", "loop.png", "nowhere.png", "folder.png",
         f"{good}/", f"{good}/.", f"{good}/x.png", f"./{good}", f"{SUBSET}//{COCO[0]}", f"{SUBSET}/./{COCO[0]}",
         "a\nb.png", "a\rb.png", "a\tb.png", "a\0b.png", "\0", "a" * 300 + ".png", "a/" * 3000 + "x.png", "x" * 100_000,
         "CON", "NUL.png", "C:\\Windows\\win.ini", "..\\outside\\secret.png", "\\\\server\\share\\x.png", "a:b.png",
-        "file:///etc/passwd", "http://localhost:9/x.png", "~/x.png", "~root/x.png", "$HOME/x.png", "%2e%2e/outside/secret.png",
+        "file:///etc/passwd", "http://localhost:9/x.png", "~/x.png", "~root/x.png", "$HOME/x.png",
+        "%2e%2e/outside/secret.png",
         "..%2foutside%2fsecret.png", "\u202egnp.x", "\ufeffx.png", "é.png", "e\u0301.png", "\ud800.png", "a\udcffb.png",
         "-rf.png", "*.jpg", "x.png;rm", "|ls", "converted/../../outside/secret.png", "converted/link.png", "images.zip",
         "images.zip/x.png", "[red]x[/].png", "{x}.png", "<image>", "COCO_../_000000000001.jpg", "000000000001.jpg\n",
@@ -140,7 +142,8 @@ def image_root(place: Place, traps: bool = True) -> Path:
         (root / "folder.png").mkdir()
         (root / "converted").mkdir()
         for name, target in (
-            ("link.png", outside / "secret.png"), ("linked", outside), ("up", Path("..")), ("loop.png", root / "loop.png"),
+            ("link.png", outside / "secret.png"), ("linked", outside), ("up", Path("..")), ("loop.png",
+            root / "loop.png"),
             ("zero.png", Path("/dev/zero")), ("nowhere.png", outside / "nothing"), ("a.zip", outside / "secret.png"),
             ("converted/link.png", outside / "secret.png"), (f"{SUBSET}/000000000001.jpg", outside / "secret.jpg"),
         ):  # fmt: skip

@@ -47,7 +47,7 @@ def is_archive(path: Path) -> bool:
 
 def archives_of(root: Path) -> list[Path]:
     """The archives where pictures are looked for: the root itself, or those that lie in it, by name."""
-    if root.is_file():
+    if os.path.isfile(root):  # which no name is too long for
         if root.name.lower().endswith(_COMPRESSED):
             raise UserError(f"{root} is compressed as a whole, so no picture can be read out of it; unpack it")
         return [root]

@@ -10,7 +10,6 @@ from typing import Any
 
 from embervlm.errors import UserError
 
-
 _DEPTH = 64
 
 
