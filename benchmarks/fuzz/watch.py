@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,26 @@ SECONDS = 20.0
 """Processor time that a case has; or time in which it does nothing, since the machine may be busy with others."""
 BYTES = 1 << 30
 """Memory that a case may take above what its process held."""
+WARM = "benchmarks.fuzz.warm"
 _LOOK = 0.05
 _IDLE = 0.05
 _SHOWN = 4000
 
 
 class Watched:
-    """Some worker processes and what they are at. Use as a context."""
+    """Some worker processes and what they are at. Use as a context.
 
-    def __init__(self, processes: int, seed: int, seconds: float = SECONDS, memory: int = BYTES) -> None:
-        self._seed, self._seconds, self._memory = seed, seconds, memory
+    Args:
+        seconds, memory: see SECONDS and BYTES.
+        warm: module with what workers need; its RUNS says what runs a case, by the name of its group.
+    """
+
+    def __init__(
+        self, processes: int, seed: int, seconds: float = SECONDS, memory: int = BYTES, warm: str = WARM
+    ) -> None:
+        self._seed, self._seconds, self._memory, self._warm = seed, seconds, memory, warm
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["benchmarks.fuzz.warm"])
+        self._context.set_forkserver_preload([warm])
         self._scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self._workers: list[_Worker] = []
         self._count = processes
@@ -50,7 +59,7 @@ class Watched:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self) -> _Worker:
-        return _Worker(self._context, Path(tempfile.mkdtemp(dir=self._scratch)), self._seed)
+        return _Worker(self._context, Path(tempfile.mkdtemp(dir=self._scratch)), self._seed, self._warm)
 
     def results(self, keys: Sequence[str]) -> Iterator[Result]:
         """Of each case, in the order in which they end."""
@@ -72,12 +81,12 @@ class Watched:
 
 
 class _Worker:
-    def __init__(self, context: Any, folder: Path, seed: int) -> None:
+    def __init__(self, context: Any, folder: Path, seed: int, warm: str) -> None:
         self.folder, self.key, self.ready, self.gone = folder, None, False, False
         self.log = folder / "log"
         self.log.touch()
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, seed, str(folder)), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, seed, str(folder), warm), daemon=True)
         self.process.start()
         theirs.close()
         self.key: str | None
@@ -155,9 +164,8 @@ def _worked(pid: int) -> float:
         return 0.0
 
 
-def _serve(pipe: Any, seed: int, folder: str) -> None:
-    from benchmarks.fuzz.parts import RUNS
-
+def _serve(pipe: Any, seed: int, folder: str, warm: str) -> None:
+    runs: Mapping[str, Run] = import_module(warm).RUNS
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log = os.open(Path(folder) / "log", os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
@@ -171,7 +179,7 @@ def _serve(pipe: Any, seed: int, folder: str) -> None:
         except EOFError:
             return
         os.ftruncate(log, 0)
-        pipe.send(_measured(RUNS, key, seed, Path(folder)))
+        pipe.send(_measured(runs, key, seed, Path(folder)))
 
 
 def _measured(runs: Mapping[str, Run], key: str, seed: int, home: Path) -> Result:

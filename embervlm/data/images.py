@@ -19,6 +19,8 @@ from embervlm.data.archives import Member, archives_of, find_member
 from embervlm.errors import UserError
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_535
+"""Longest side of a JPEG. Pillow keeps a pointer for each row: a picture of one column takes nine times its pixels."""
 _BAND = 4_000_000
 """Pixels that are converted at once."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
@@ -86,6 +88,10 @@ def load_image(path: str | Place) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(
                     f"{place} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it"
+                )
+            if max(picture.size) > MAX_SIDE:
+                raise UserError(
+                    f"{place} has {picture.width} x {picture.height} pixels, a side longer than {MAX_SIDE:,}; reduce it"
                 )
             if not picture.width * picture.height:
                 raise UserError(f"{place} is not a readable picture (it has no pixels); replace or remove it")

@@ -126,9 +126,9 @@ def read_records(path: str | Path) -> list[Record]:
             raise UserError(f"{path}, line {number}: nested too deeply; prepare the data again") from None
         except ValueError as problem:  # a number of thousands of digits
             raise UserError(f"{path}, line {number}: {problem}") from problem
-        if "\\u" in line and not _encodable(row):
-            raise UserError(f"{path}, line {number}: a text is not valid Unicode; prepare the data again")
         record = Record.from_json(row, f"{path}, line {number}")
+        if "\\u" in line and not _encodable(record):
+            raise UserError(f"{path}, line {number}: a text is not valid Unicode; prepare the data again")
         if record.id in seen:
             raise UserError(f"{path}, line {number}: the id {record.id!r} is already that of line {seen[record.id]}")
         seen[record.id] = number
@@ -136,10 +136,10 @@ def read_records(path: str | Path) -> list[Record]:
     return records
 
 
-def _encodable(row: Any) -> bool:
+def _encodable(record: Record) -> bool:
     """Half a surrogate pair, as "\\ud83d" in JSON, has no bytes."""
     try:
-        return bool(json.dumps(row, ensure_ascii=False).encode("utf-8"))
+        return bool(json.dumps(record.to_json(), ensure_ascii=False).encode("utf-8"))
     except UnicodeEncodeError:
         return False
 
