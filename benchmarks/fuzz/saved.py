@@ -10,13 +10,19 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.fuzz.cases import Group, Place
 from benchmarks.fuzz.mutations import BYTES, TREES, encoding, written
 
 VOCABULARY = 500
+
+
+@cache
+def _home(name: str) -> TemporaryDirectory[str]:
+    """Goes away with the process."""
+    return TemporaryDirectory(prefix=f"fuzz-{name}-")
 
 
 def _said(record: str, turn: int, tokens: int) -> Any:
@@ -38,7 +44,7 @@ def _cache() -> Path:
     """A whole teacher cache of two shards."""
     from embervlm.teachers.store import CacheWriter
 
-    folder = Path(mkdtemp(prefix="fuzz-cache-"))
+    folder = Path(_home("cache").name)
     words = [None if i < 2 else b"w%d" % i for i in range(VOCABULARY)]
     writer = CacheWriter(
         folder, {"name": "t", "tokenizer": "a", "weights": "b"}, {"train": "0" * 16}, {"top_k": 16}, 1, words
@@ -121,7 +127,7 @@ def _checkpoint() -> Path:
     from embervlm.train.checkpoint import save_model, write_json
 
     torch.manual_seed(0)
-    folder = Path(mkdtemp(prefix="fuzz-checkpoint-"))
+    folder = Path(_home("checkpoint").name)
     save_model(
         EmberVLM(EmberVLMConfig(**get_preset("tiny").config_fields())),
         build_processor("tiny"),

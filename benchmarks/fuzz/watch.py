@@ -55,7 +55,7 @@ class Watched:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.kill()
+            worker.dismiss()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self) -> _Worker:
@@ -133,6 +133,13 @@ class _Worker:
             return None
         return Result(self.key, outcome, [], f"{detail}\n{log}", time.monotonic() - self._began)
 
+    def dismiss(self) -> None:
+        """Lets it end by itself, so that it tidies up."""
+        self.pipe.close()
+        if self.key is None:
+            self.process.join(5)
+        self.kill()
+
     def kill(self) -> None:
         if self.process.is_alive():
             self.process.kill()
@@ -172,6 +179,7 @@ def _serve(pipe: Any, seed: int, folder: str, warm: str) -> None:
         os.dup2(log, stream)
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log)
+    tempfile.tempdir = folder  # removed with all that a killed process leaves behind
     pipe.send(_resident(os.getpid()))
     while True:
         try:
