@@ -89,7 +89,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 def show(results: Sequence[Result]) -> None:
     """The table by part, the most common reasons, and what failed."""
-    table = Table("part", "inputs", *OUTCOMES, "most MiB", "slowest s", title="Fuzz", title_justify="left")
+    table = Table("part", "inputs", *OUTCOMES, "MiB", "s", title="Fuzz (MiB and s: the most)", title_justify="left")
     for part in (*PARTS, "all"):
         mine = [r for r in results if part in (r.part, "all")]
         if mine:
