@@ -15,6 +15,7 @@ BENCHMARKS = (
     "teachers",
     "data",
     "gaming",
+    "fuzz",
 )
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class FeatureStore:
         self._seen: dict[Stamp, bytes] = {}
         for path in self.folder.glob("files-*.jsonl"):
             for line in path.read_bytes().splitlines():
-                with suppress(ValueError):  # the last line of a killed run
+                with suppress(ValueError, TypeError, RecursionError):  # the last line of a killed run, or damaged
                     name, size, changed, key = json.loads(line)
                     self._seen[name, size, changed] = bytes.fromhex(key)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,10 +30,14 @@ class Member:
         """Its bytes; UserError when they cannot be had."""
         try:
             return _opened(self.archive).read(self.name)
+        except UserError:
+            raise
         except KeyError:
             raise UserError(f"{self.archive} holds no {self.name}; did the archive change?") from None
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as problem:
-            raise UserError(f"{self} cannot be read ({problem}); pack or download the archive again") from problem
+        except Exception as problem:  # on broken bytes the decompressors raise what they like
+            raise UserError(
+                f"{self} cannot be read ({_said(problem)}); pack or download the archive again"
+            ) from problem
 
 
 def is_archive(path: Path) -> bool:
@@ -44,7 +47,7 @@ def is_archive(path: Path) -> bool:
 
 def archives_of(root: Path) -> list[Path]:
     """The archives where pictures are looked for: the root itself, or those that lie in it, by name."""
-    if root.is_file():
+    if os.path.isfile(root):  # which no name is too long for
         if root.name.lower().endswith(_COMPRESSED):
             raise UserError(f"{root} is compressed as a whole, so no picture can be read out of it; unpack it")
         return [root]
@@ -76,8 +79,14 @@ def _opened(archive: Path) -> _Zip | _Tar:
     try:
         found = os.stat(archive)
         return _open(archive, found.st_mtime_ns, found.st_size, os.getpid())
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as problem:
-        raise UserError(f"{archive} cannot be opened ({problem}); pack or download it again") from problem
+    except (
+        Exception
+    ) as problem:  # IndexError, OverflowError, MemoryError: zipfile and tarfile believe what a header says
+        raise UserError(f"{archive} cannot be opened ({_said(problem)}); pack or download it again") from problem
+
+
+def _said(problem: Exception) -> str:
+    return str(problem) or type(problem).__name__
 
 
 @lru_cache(maxsize=64)
@@ -88,7 +97,7 @@ def _open(archive: Path, changed: int, size: int, process: int) -> _Zip | _Tar:
 class _Zip:
     def __init__(self, archive: Path) -> None:
         self._file = zipfile.ZipFile(archive)
-        self.names = {info.filename: info for info in self._file.infolist() if not info.is_dir()}
+        self.names = {info.filename: info for info in self._file.infolist() if info.filename and not info.is_dir()}
 
     def read(self, name: str) -> bytes:
         info = self.names[name]
@@ -100,7 +109,11 @@ class _Tar:
     def __init__(self, archive: Path) -> None:
         self.names: dict[str, tuple[int, int]] = {}
         with tarfile.open(archive, "r:") as tar:  # not compressed: every file lies in it as it is
+            last = -1
             for member in tar:
+                if member.offset <= last or member.size < 0:  # tarfile would go round for ever
+                    raise tarfile.ReadError("a header in it points back")
+                last = member.offset
                 if member.isreg() and not member.issparse():
                     self.names[member.name.removeprefix("./")] = member.offset_data, member.size
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all otherwise

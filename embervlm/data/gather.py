@@ -53,6 +53,8 @@ def make(piece: Piece, image_tokens: int) -> Made:
                 line = (json.dumps(made.to_json(), ensure_ascii=False) + "\n").encode("utf-8")
             except UnicodeEncodeError:  # half a surrogate pair, as "\ud83d" in JSON
                 made = Reject(piece.file, number, "a text is not valid Unicode", piece.unit)
+            except RecursionError:
+                made = Reject(piece.file, number, "nested too deeply", piece.unit)
             else:
                 rows.append(number)
                 records.append(made)

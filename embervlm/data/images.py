@@ -9,6 +9,7 @@ import io
 import os
 import re
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from embervlm.data.archives import Member, archives_of, find_member
 from embervlm.errors import UserError
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_535
+"""Longest side of a JPEG. Pillow keeps a pointer for each row: a picture of one column takes nine times its pixels."""
+_BAND = 4_000_000
+"""Pixels that are converted at once."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
 """What is opened, whatever the name says. Others (EPS, PDF, WMF) run programs or are documents."""
 CONVERTED = "converted"
@@ -56,6 +61,8 @@ def resolve_image(root: Path, name: str) -> Place:
                 raise UserError(f"the image {name!r} lies outside the image root {root}; such paths are refused")
             if os.path.isfile(path) and path != inside:
                 return Path(path)
+    except UserError:
+        raise
     except ValueError as problem:  # a NUL, half a surrogate pair
         raise UserError(f"the image {name!r} has a name that no file can have ({problem})") from problem
     for archive in archives_of(Path(inside)):
@@ -82,11 +89,16 @@ def load_image(path: str | Place) -> Image.Image:
                 raise UserError(
                     f"{place} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}; reduce it"
                 )
+            if max(picture.size) > MAX_SIDE:
+                raise UserError(
+                    f"{place} has {picture.width} x {picture.height} pixels, a side longer than {MAX_SIDE:,}; reduce it"
+                )
             if not picture.width * picture.height:
                 raise UserError(f"{place} is not a readable picture (it has no pixels); replace or remove it")
             picture.seek(0)
             picture.load()
-            return to_rgb(_upright(picture))
+            _turn_upright(picture)
+            return to_rgb(picture)
     except UserError:
         raise
     except FileNotFoundError as problem:
@@ -105,16 +117,26 @@ def _known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _turn_upright(picture: Image.Image) -> None:
     """As the camera was held. A picture with broken EXIF data stays as it is: its pixels are whole."""
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:
-        return picture
+    with suppress(Exception):
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any PIL mode -> RGB, transparency laid on white."""
+    """Any PIL mode -> RGB, transparency laid on white; an RGB picture is returned as it is."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.width * picture.height <= _BAND:
+        return _converted(picture)
+    whole, rows = Image.new("RGB", picture.size), max(1, _BAND // picture.width)
+    for top in range(0, picture.height, rows):  # a hundred million pixels are 400 MB in each mode that is on the way
+        band = picture.crop((0, top, picture.width, min(picture.height, top + rows)))
+        whole.paste(_converted(band), (0, top))
+    return whole
+
+
+def _converted(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")
     if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info:

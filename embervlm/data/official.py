@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from embervlm.data.record import Record
+from embervlm.errors import shortened
 
 _DIGITS = re.compile(r"(\d{12})\.\w+$")
 PIECE = 2000
@@ -32,6 +33,9 @@ class Reject:
 
 class BadRow(ValueError):
     """Raised inside a reader for one row; the message is the reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(shortened(reason))
 
 
 class Maker(Protocol):

@@ -87,6 +87,7 @@ def open_prepared(folder: str | Path) -> PreparedSet:
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         root = Path(info["image_root"])
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as problem:
+        root = root if root.is_absolute() else (folder / root).resolve()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise UserError(f"{folder / INFO} cannot be read ({problem}); run `embervlm prepare` again") from problem
-    return PreparedSet(folder, root if root.is_absolute() else (folder / root).resolve(), info)
+    return PreparedSet(folder, root, info)

@@ -10,6 +10,8 @@ from typing import Any
 
 from embervlm.errors import UserError
 
+_DEPTH = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -67,11 +69,20 @@ class Record:
         turns = row.get("conversations")
         pairs = None
         if turns:
-            values = [str(turn["value"]) for turn in turns if isinstance(turn, dict) and "value" in turn]
-            if len(values) != len(turns) or len(values) % 2:
-                raise UserError(f"{where}: conversations must be pairs of human and gpt turns with a value each")
-            pairs = tuple(zip(values[::2], values[1::2], strict=True))
+            values = [_value(turn) for turn in turns] if isinstance(turns, list) else [None]
+            if len(values) % 2 or None in values:
+                raise UserError(f"{where}: conversations must be pairs of human and gpt turns with a text as value")
+            said = [value for value in values if value is not None]
+            pairs = tuple(zip(said[::2], said[1::2], strict=True))
         answers = row.get("answers")
+        if answers and not (isinstance(answers, list) and all(type(answer) in (str, int, float) for answer in answers)):
+            raise UserError(f"{where}: answers must be a list of texts")
+        answer_type = row.get("answer_type")
+        if answer_type is not None and not isinstance(answer_type, str):
+            raise UserError(f"{where}: answer_type must be a text, found {type(answer_type).__name__}")
+        metadata = row.get("metadata") or {}
+        if not isinstance(metadata, dict) or not _shallow(metadata, _DEPTH):
+            raise UserError(f"{where}: metadata must be an object, nested at most {_DEPTH} deep")
         return cls(
             id=row["id"],
             image=image,
@@ -79,9 +90,20 @@ class Record:
             response=row["response"],
             conversations=pairs,
             answers=tuple(str(answer) for answer in answers) if answers else None,
-            answer_type=row.get("answer_type"),
-            metadata=dict(row.get("metadata") or {}),
+            answer_type=answer_type,
+            metadata=dict(metadata),
         )
+
+
+def _value(turn: Any) -> str | None:
+    value = turn.get("value") if isinstance(turn, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _shallow(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested at most so deep: then they can be read under any depth of calls."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_shallow(part, depth - 1) for part in inside if isinstance(part, (dict, list)))
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -100,12 +122,26 @@ def read_records(path: str | Path) -> list[Record]:
             row = json.loads(line)
         except json.JSONDecodeError as problem:
             raise UserError(f"{path}, line {number}: not JSON ({problem.msg} at column {problem.colno})") from problem
+        except RecursionError:
+            raise UserError(f"{path}, line {number}: nested too deeply; prepare the data again") from None
+        except ValueError as problem:  # a number of thousands of digits
+            raise UserError(f"{path}, line {number}: {problem}") from problem
         record = Record.from_json(row, f"{path}, line {number}")
+        if "\\u" in line and not _encodable(record):
+            raise UserError(f"{path}, line {number}: a text is not valid Unicode; prepare the data again")
         if record.id in seen:
             raise UserError(f"{path}, line {number}: the id {record.id!r} is already that of line {seen[record.id]}")
         seen[record.id] = number
         records.append(record)
     return records
+
+
+def _encodable(record: Record) -> bool:
+    """Half a surrogate pair, as "\\ud83d" in JSON, has no bytes."""
+    try:
+        return bool(json.dumps(record.to_json(), ensure_ascii=False).encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:

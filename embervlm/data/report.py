@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from rich.markup import escape
 from rich.table import Table
 
@@ -207,9 +208,14 @@ def _notes(train: dict[str, Any], same: list[dict[str, Any]], okvqa_rows: int) -
 def write_report(folder: Path, report: dict[str, Any]) -> None:
     """data_report.json and the page with histograms."""
     (folder / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page = _page().render(report=report, measures=(*LENGTHS, "positions"))
+    (folder / PAGE).write_text(page, encoding="utf-8")
+
+
+@cache
+def _page() -> Template:
     template = (files("embervlm.data") / "report.html.jinja").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    (folder / PAGE).write_text(page.render(report=report, measures=(*LENGTHS, "positions")), encoding="utf-8")
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
 
 
 def summary(made: list[PreparedSet], rejects: list[Reject]) -> Table:

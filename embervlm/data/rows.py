@@ -97,10 +97,14 @@ def is_jsonl(path: Path) -> bool:
 def _open(path: Path, what: str) -> Any:
     """The file as bytes with `find`, without a byte-order mark."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe waits for someone who writes
+            raise UserError(f"cannot read {path} (it is a pipe or a device, not a file); expected {what}")
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
                 return b""
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except UserError:
+        raise
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise UserError(f"cannot read {path} ({reason}); expected {what}") from problem

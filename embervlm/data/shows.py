@@ -89,18 +89,26 @@ def described(record: Record, descriptions: Mapping[str, Sequence[str]]) -> Reco
 
 def _coco(path: Path, content: dict[str, Any]) -> Iterable[tuple[str, list[str]]]:
     """(file name, texts) of the pictures of a file of COCO's."""
-    names = {row.get("id"): str(row.get("file_name")) for row in content["images"] if isinstance(row, dict)}
-    kinds = {row.get("id"): str(row.get("name")) for row in content.get("categories") or [] if isinstance(row, dict)}
-    captions: dict[Any, list[str]] = defaultdict(list)
-    objects: dict[Any, Counter[str]] = defaultdict(Counter)
+    categories = content.get("categories")
+    names = {_id(row, "id"): str(row["file_name"]) for row in content["images"] if _id(row, "file_name")}
+    rows = categories if isinstance(categories, list) else []
+    kinds = {key: str(row.get("name")) for row in rows if (key := _id(row, "id"))}
+    captions: dict[str, list[str]] = defaultdict(list)
+    objects: dict[str, Counter[str]] = defaultdict(Counter)
     for row in content["annotations"]:
         if isinstance(row, dict) and isinstance(row.get("caption"), str):
-            captions[row.get("image_id")].append(row["caption"])
-        elif isinstance(row, dict) and row.get("category_id") in kinds:
-            objects[row.get("image_id")][kinds[row["category_id"]]] += 1
+            captions[_id(row, "image_id")].append(row["caption"])
+        elif (kind := _id(row, "category_id")) in kinds:
+            objects[_id(row, "image_id")][kinds[kind]] += 1
         else:
             raise UserError(f"{path} has an annotation with neither a caption nor a known category: {str(row)[:80]}")
     for image_id, name in names.items():
         counts = objects[image_id].items()
         listed = ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in counts)
         yield name, captions[image_id] + ([f"Objects: {listed}."] if listed else [])
+
+
+def _id(row: Any, key: str) -> str:
+    """A number or a text of a row, as text; "" where there is none."""
+    value = row.get(key) if isinstance(row, dict) else None
+    return str(value) if isinstance(value, (int, str)) else ""

@@ -32,7 +32,7 @@ _COLUMNS = (
     "texts conversations conversation messages image images question question_id image_id id_image answers "
     "answers_original multiple_choice_answer answer_type question_type source id"
 ).split()
-_COCO = re.compile(r"^(COCO_[a-z0-9-]+_)?\d{12}\.\w+$")
+_COCO = re.compile(r"^(COCO_[a-z0-9-]{1,20}_)?[0-9]{12}\.[a-zA-Z]{1,5}\Z")
 _SPLITS = {"train", "val", "validation", "test", "testdev"}
 _KINDS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
@@ -108,7 +108,7 @@ class TableMaker:
         ending = next((ending for start, ending in _KINDS if content.startswith(start)), ".img")
         base = PurePosixPath(path.replace("\\", "/")).name
         if not _COCO.match(base):
-            known = image_id is not None and str(image_id).isdigit()
+            known = image_id is not None and re.fullmatch("[0-9]{1,20}", str(image_id))
             base = (_digits(image_id) if known else hashlib.sha256(content).hexdigest()[:20]) + ending
         target = self.image_root / CONVERTED / base
         if not target.exists():
@@ -236,9 +236,12 @@ def _batches(file: Path, part: int) -> Iterator[Any]:
             with arrow.parquet.ParquetFile(file) as table:
                 columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
                 # 64 rows: pictures of a whole row group are hundreds of MB
-                yield from table.iter_batches(batch_size=64, row_groups=[part], columns=columns)
+                for batch in table.iter_batches(batch_size=64, row_groups=[part], columns=columns):
+                    batch.validate(full=True)  # texts that are not UTF-8
+                    yield batch
         else:
             batch = _ipc(file)[1][part]
+            batch.validate(full=True)  # Arrow follows the offsets of a damaged file out of its memory
             yield from (batch.slice(start, 64) for start in range(0, batch.num_rows, 64))
     except (arrow.ArrowException, OSError) as problem:
         raise UserError(f"{file} cannot be read ({problem}); download or write it again") from problem

@@ -25,14 +25,15 @@ def load(cls: type, from_pretrained: Callable[..., Any], source: Any, *args: Any
         _check_folder(source, hub.get("subfolder", ""))
     try:
         model, info = from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        model.unfreeze_vision(model.config.unfreeze_vision)
     except UserError:
         raise
     except UnpicklingError as error:
         raise UserError(f"The weights in '{source}' hold more than tensors, so they are not opened.") from error
     except SafetensorError as error:
         raise UserError(f"The weights in '{source}' are damaged or cut off ({error}); copy them again.") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"The model '{source}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+    except Exception as error:  # on a damaged config.json the classes behind it raise what they like
+        raise UserError(f"The model '{source}' cannot be loaded: {_said(error)}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
             first = sorted(map(str, info[kind]))[0]
@@ -40,7 +41,6 @@ def load(cls: type, from_pretrained: Callable[..., Any], source: Any, *args: Any
                 f"The weights in '{source}' do not fit its configuration: {len(info[kind])} {kind.replace('_', ' ')}, "
                 f"the first is {first}. The folder mixes files of different models; take another checkpoint."
             )
-    model.unfreeze_vision(model.config.unfreeze_vision)
     if source is not None:
         model.processor = _processor(source, hub)
         if model.processor is not None:
@@ -92,4 +92,17 @@ def _processor(source: Any, hub: dict[str, Any]) -> EmberVLMProcessor | None:
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     if cached_file(source, "processor_config.json", **hub, **quiet) is None:
         return None
-    return EmberVLMProcessor.from_pretrained(source, **hub)
+    try:
+        return EmberVLMProcessor.from_pretrained(source, **hub)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The processor in '{source}' cannot be loaded: {_said(error)}. Copy the files of the processor and of the "
+            "tokenizer again from where the checkpoint comes from."
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    kind = "" if isinstance(error, (OSError, RuntimeError, ValueError)) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:400]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
@@ -47,7 +47,8 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, (str, Path)):
         return load_image(picture)
     if isinstance(picture, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(picture))
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return to_rgb(ImageOps.exif_transpose(picture) if turned else picture)
     array = np.asarray(picture)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)

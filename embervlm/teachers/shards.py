@@ -50,7 +50,7 @@ def map_arrays(path: Path) -> dict[str, np.ndarray]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({error}); delete it and build the cache again"
         ) from None

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,23 @@ import numpy as np
 
 from embervlm.errors import UserError
 from embervlm.teachers import codec
+from embervlm.teachers.manifest import (
+    AGAIN,
+    MANIFEST,
+    ORDER,
+    VERSION,
+    VOCABULARY,
+    file_problem,
+    read_manifest,
+    refuse_other,
+    totals_of,
+)
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
-from embervlm.teachers.shards import map_arrays, sha256, write_arrays, write_whole
+from embervlm.teachers.shards import map_arrays, write_arrays, write_whole
 from embervlm.teachers.streams import joined, planes
 
-MANIFEST = "manifest.json"
-VOCABULARY, ORDER = "vocabulary.safetensors", "order.safetensors"
-VERSION = 3
 OPEN_BLOCKS = 512
 """Blocks that a reader keeps open, about 0.15 MB each at 16 entries: a small cache is opened once."""
-
-_AGAIN = "run cache_teacher_outputs.py again with another --output_dir, or delete the folder first"
 
 
 class TeacherCache:
@@ -44,7 +51,7 @@ class TeacherCache:
         for entry in self.info["files"]:
             problem = file_problem(self.folder, entry, verify)
             if problem:
-                raise UserError(f"teacher cache {self.folder}: {entry['name']} {problem}; {_AGAIN}")
+                raise UserError(f"teacher cache {self.folder}: {entry['name']} {problem}; {AGAIN}")
         for entry in self.info["shards"]:
             problem = file_problem(self.folder, entry, verify)
             if problem:
@@ -61,8 +68,9 @@ class TeacherCache:
         place = self._index.get(record_id)
         if place is None:
             return None
-        block, position = codec.place(self._shard(place[0]), place[1])
-        return codec.decode(self._block(place[0], block), position, record_id, self._order_of(place[0]))
+        with _decoding(self.folder / self.info["shards"][place[0]]["name"]):
+            block, position = codec.place(self._shard(place[0]), place[1])
+            return codec.decode(self._block(place[0], block), position, record_id, self._order_of(place[0]))
 
     def records(self) -> list[str]:
         """The ids of all records, in the order of the shards."""
@@ -84,13 +92,16 @@ class TeacherCache:
 
     def token_bytes(self) -> list[bytes | None]:
         """What `build_token_map` asks for: the bytes of each teacher token, None = special, or not in this cache."""
-        columns = map_arrays(self.folder / VOCABULARY)
-        text, sizes, special = (zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special"))
-        ends = np.cumsum(np.frombuffer(sizes, dtype="<u2")).tolist()
         words: list[bytes | None] = [None] * self.info["vocabulary"]
-        ids = vocabulary_ids(self.folder / VOCABULARY).tolist()
-        for number, start, end, hidden in zip(ids, [0, *ends], ends, special, strict=False):
-            words[number] = None if hidden else text[start:end]
+        with _decoding(self.folder / VOCABULARY):
+            columns = map_arrays(self.folder / VOCABULARY)
+            text, sizes, special = (
+                zlib.decompress(columns[name].tobytes()) for name in ("bytes", "lengths", "special")
+            )
+            ends = np.cumsum(np.frombuffer(sizes, dtype="<u2")).tolist()
+            ids = vocabulary_ids(self.folder / VOCABULARY).tolist()
+            for number, start, end, hidden in zip(ids, [0, *ends], ends, special, strict=False):
+                words[number] = None if hidden else text[start:end]
         return words
 
     def require(
@@ -112,17 +123,18 @@ class TeacherCache:
 
     @cached_property
     def _index(self) -> dict[str, tuple[int, int]]:
-        return {
-            name: (shard, row)
-            for shard in range(len(self.info["shards"]))
-            for row, name in enumerate(codec.record_names(self._shard(shard)))
-        }
+        found: dict[str, tuple[int, int]] = {}
+        for shard, entry in enumerate(self.info["shards"]):
+            with _decoding(self.folder / entry["name"]):
+                found |= {name: (shard, row) for row, name in enumerate(codec.record_names(self._shard(shard)))}
+        return found
 
     def _order_of(self, shard: int) -> np.ndarray:
         """The order of the ids that a shard was written with; each joined cache brought its own."""
         name = self.info["shards"][shard].get("order", ORDER)
         if name not in self._orders:
-            self._orders[name] = read_order(self.folder / name, self.info["vocabulary"])
+            with _decoding(self.folder / name):
+                self._orders[name] = read_order(self.folder / name, self.info["vocabulary"])
         return self._orders[name]
 
     def _shard(self, number: int) -> codec.Columns:
@@ -142,6 +154,20 @@ class TeacherCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapped": {}, "_orders": {}, "_blocks": OrderedDict()}
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """A file can be whole by its checksum and yet hold what no cache has: then it was not made by this program."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (zlib.error, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is no part of a teacher cache ({said}); delete the folder and build it again"
+        ) from error
 
 
 class CacheWriter:
@@ -183,14 +209,14 @@ class CacheWriter:
             found = read_manifest(self.folder)
             refuse_other(self.folder, found, teacher, data, settings)
             if any("order" in entry for entry in found["shards"]):
-                raise UserError(f"{self.folder} was joined from several caches and cannot be continued; {_AGAIN}")
+                raise UserError(f"{self.folder} was joined from several caches and cannot be continued; {AGAIN}")
             order = [entry for entry in found["files"] if entry["name"] == ORDER]
             if order and not file_problem(self.folder, order[0], verify=True):  # without it no shard can be read
                 kept = [entry for entry in found["shards"] if not file_problem(self.folder, entry, verify=True)]
                 self.manifest["shards"], self.manifest["files"] = kept, order
             self.manifest["data"] = {**found["data"], **data}
         elif self.folder.is_dir() and any(self.folder.glob("*.safetensors")):
-            raise UserError(f"{self.folder} holds files but no {MANIFEST}: it is no teacher cache; {_AGAIN}")
+            raise UserError(f"{self.folder} holds files but no {MANIFEST}: it is no teacher cache; {AGAIN}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._words = token_bytes
         if not rank:
@@ -269,13 +295,6 @@ def vocabulary_ids(path: Path) -> np.ndarray:
     return np.cumsum(steps, dtype=np.int64)
 
 
-def totals_of(info: Mapping[str, Any]) -> dict[str, float]:
-    """Records, tokens, bytes of all files but the manifest, and bytes a token."""
-    counted = {key: sum(entry[key] for entry in info["shards"]) for key in ("records", "tokens", "bytes")}
-    counted["bytes"] += sum(entry["bytes"] for entry in info["files"])
-    return {**counted, "bytes_per_token": round(counted["bytes"] / max(counted["tokens"], 1), 2)}
-
-
 def vocabulary_of(ids: np.ndarray, token_bytes: Sequence[bytes | None]) -> dict[str, np.ndarray]:
     """The bytes of these ids, rising; ids beyond the tokenizer, which models have for padding, are left out."""
     ids = ids[ids < len(token_bytes)]
@@ -306,62 +325,3 @@ def read_order(path: Path, vocabulary: int) -> np.ndarray:
 
 def _packed(data: bytes) -> np.ndarray:
     return np.frombuffer(zlib.compress(data, 9), dtype=np.uint8)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """manifest.json of a cache; UserError where there is none, or it is not one of this version."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = "has no manifest.json" if folder.is_dir() else "does not exist"
-        raise UserError(f"teacher cache {folder} {what}; make it with cache_teacher_outputs.py --output_dir {folder}")
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        version = info["version"]
-        missing = {"teacher", "data", "settings", "vocabulary", "files", "shards", "complete", "end_of_turn_id"} - set(
-            info
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from None
-    if version != VERSION or missing:
-        raise UserError(f"{path} is of version {version}, this program reads {VERSION}; {_AGAIN}")
-    return info
-
-
-def refuse_other(
-    folder: Path,
-    info: Mapping[str, Any],
-    teacher: Mapping[str, Any],
-    data: Mapping[str, str],
-    settings: Mapping[str, Any],
-    missing_splits: bool = False,
-) -> None:
-    """UserError naming every fingerprint or setting in which the cache differs from what is asked for.
-
-    Paths of one and the same teacher may differ, so its name is told, but not compared.
-    """
-    pairs = [(f"teacher {key}", info["teacher"].get(key), value) for key, value in teacher.items() if key != "name"]
-    pairs += [
-        (f"data of split {split}", info["data"].get(split), value)
-        for split, value in data.items()
-        if missing_splits or split in info["data"]
-    ]
-    pairs += [(key, info["settings"].get(key), value) for key, value in settings.items()]
-    differences = [f"{what} is {found}, asked for {wanted}" for what, found, wanted in pairs if found != wanted]
-    if differences:
-        name = info["teacher"].get("name")
-        raise UserError(
-            f"teacher cache {folder}, made with teacher {name}, does not belong here: {'; '.join(differences)}. "
-            f"To make one that does, {_AGAIN}"
-        )
-
-
-def file_problem(folder: Path, entry: Mapping[str, Any], verify: bool) -> str:
-    """What is wrong with a file of the manifest, as the end of a sentence; empty: nothing."""
-    path = folder / entry["name"]
-    if not path.is_file():
-        return "is missing"
-    if path.stat().st_size != entry["bytes"]:
-        return f"has {path.stat().st_size} bytes, not the {entry['bytes']} that were written"
-    if verify and sha256(path) != entry["sha256"]:
-        return "is damaged: its checksum differs from the manifest's"
-    return ""

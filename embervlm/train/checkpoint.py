@@ -110,8 +110,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if stage not in (1, 2):
         raise UserError(f"{path / TRAINING_ARGS} says stage {stage!r}; stages are 1 and 2.")
     state = _read_json(path, STATE) if (path / STATE).is_file() else {}
+    step, settings = state.get("global_step", 0), training_args.get("settings", {})
+    if type(step) is not int or step < 0:
+        raise UserError(f"{path / STATE} says global_step {step!r}, expected a number: take another checkpoint.")
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"{path / TRAINING_ARGS} says settings {settings!r}, expected an object: take another checkpoint."
+        )
     resumable = all((path / name).is_file() for name in (OPTIMIZER, SCHEDULER, STATE))
-    return Checkpoint(path, stage, int(state.get("global_step", 0)), config, training_args, resumable)
+    return Checkpoint(path, stage, step, config, training_args, resumable)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(
             f"{folder} has no {name}: it is not a checkpoint of EmberVLM, or it was not copied to its end."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): the checkpoint is damaged, take another one.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected an object: the checkpoint is damaged.")

@@ -58,3 +58,29 @@ def test_a_fingerprint_follows_weights_statistics_and_preprocessing() -> None:
     part[1].running_var += 1e-3
     found.add(fingerprint(part, {"mean": 0.5}))
     assert len(found) == 3 and fingerprint(part, {"mean": 0.5}) in found
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["5", "null", '[["x"], 1, 2, "00"]', '["x", 1, 2, []]', '["x", 1, 2, "zz"]', "[" * 100_000, '{"a": 1}', "[1]"],
+)
+def test_damaged_notes_cost_no_more_than_reading_the_file_again(tmp_path: Path, line: str) -> None:
+    store = FeatureStore(tmp_path, (1, 1, 1))
+    store.describe({})
+    store.note([(("good", 1, 2), b"k" * 16)])
+    with (tmp_path / "files-0.jsonl").open("a") as file:
+        file.write(line + "\n")
+    store.refresh()
+    assert store.known(("good", 1, 2)) == b"k" * 16
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[" * 100_000, b"[]", b"5", b'{"keys": 5}', b'{"keys": {"data_offsets": 1}}', b'{"keys": {"data_offsets": {}}}'],
+)
+def test_a_part_with_a_damaged_header_is_missing(tmp_path: Path, header: bytes) -> None:
+    store = FeatureStore(tmp_path, (1, 1, 1))
+    store.describe({})
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"x" * 64)
+    store.refresh()
+    assert len(store) == 0

@@ -146,3 +146,75 @@ def test_forked_loaders_do_not_share_a_position_in_the_file(tmp_path: Path, fold
     assert [queue.get(timeout=60) for _ in workers] == [True, True]
     for worker in workers:
         worker.join()
+
+
+def _tar_of(path: Path, **changed: bytes) -> Path:
+    """Two pictures; fields of the second header are changed, its checksum is right."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in NAMES:
+            member = tarfile.TarInfo(name)
+            member.size = 600
+            tar.addfile(member, io.BytesIO(b"x" * 600))
+    data, at = bytearray(path.read_bytes()), 512 * 3
+    for field, value in changed.items():
+        offset = {"size": 124, "type": 156}[field]
+        data[at + offset : at + offset + len(value)] = value
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"size": b"\xff" * 10 + b"\xf8\x00"},  # -2,048: the next header is the first one
+        {"size": b"\xff" * 12},
+        {"size": b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7},
+        {"size": b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7, "type": b"x"},
+        {"size": b"\xff" * 10 + b"\xf8\x00", "type": b"L"},
+        {"size": b"\x80" + b"\x7f" * 11},
+    ],
+)
+def test_a_tar_with_sizes_that_cannot_be_is_a_sentence(tmp_path: Path, changed: dict[str, bytes]) -> None:
+    """tarfile goes round for ever, or raises what it likes."""
+    with pytest.raises(UserError, match="x.tar.* cannot be (opened|read)|holds no|is not below"):
+        member = resolve_image(_tar_of(tmp_path / "x.tar", **changed), NAMES[1])
+        assert isinstance(member, Member)
+        member.read()
+
+
+def test_an_entry_without_a_name_does_not_cost_the_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        packed.writestr(zipfile.ZipInfo(""), b"x")
+        packed.writestr(NAMES[0], b"y")
+    member = resolve_image(tmp_path / "x.zip", NAMES[0])
+    assert isinstance(member, Member) and member.read() == b"y"
+
+
+def test_a_zip_of_a_later_version_is_a_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        packed.writestr(NAMES[0], b"y")
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[content.index(b"PK\1\2") + 6] = 93
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be opened .*version 9.3"):
+        resolve_image(tmp_path / "x.zip", NAMES[0])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_broken_compressed_data_of_every_method_is_a_sentence(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as packed:
+        packed.writestr(NAMES[0], bytes(range(256)) * 40)
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    start = 30 + len(NAMES[0])
+    content[start + 9 : start + 40] = b"\xff" * 31
+    (tmp_path / "x.zip").write_bytes(content)
+    member = resolve_image(tmp_path / "x.zip", NAMES[0])
+    with pytest.raises(UserError, match="cannot be read"):
+        load_image(member)
+
+
+def test_a_root_whose_name_is_too_long_for_a_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not below"):
+        resolve_image(tmp_path / ("x" * 5000), NAMES[0])

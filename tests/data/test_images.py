@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embervlm.data import images
 from embervlm.data.images import load_image, resolve_image
 from embervlm.errors import UserError
 from tests.data.official_files import coco_pictures, picture
@@ -159,3 +160,50 @@ def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
 def test_a_name_without_a_file_says_just_that(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^there is no picture .*gone\.png$"):
         load_image(tmp_path / "gone.png")
+
+
+def test_what_lies_outside_is_said_once(tmp_path: Path) -> None:
+    """A UserError is a ValueError: it was caught as a name that no file can have, and said twice."""
+    with pytest.raises(UserError, match="^the image '../x.png' lies outside the image root") as caught:
+        resolve_image(tmp_path / "images", "../x.png")
+    assert "no file can have" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16", "CMYK", "LA", "1", "F"])
+def test_large_pictures_are_converted_in_bands_without_a_seam(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (37, 23, 3), dtype=np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        picture = Image.fromarray(noise[:, :, 0].astype(np.float32) * 257)
+    elif mode == "LA":
+        picture = Image.merge("LA", [Image.fromarray(noise[:, :, i].copy()) for i in (0, 1)])
+    else:
+        picture = Image.fromarray(noise).convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = 3
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(noise[:, :, 2].copy()))
+    whole = np.asarray(images.to_rgb(picture))
+    monkeypatch.setattr(images, "_BAND", 100)
+    assert np.array_equal(np.asarray(images.to_rgb(picture)), whole) and whole.std() > 10
+
+
+def test_a_large_picture_with_transparency_takes_less_than_a_gibibyte(tmp_path: Path) -> None:
+    """As copies of every step it took 2.4 GB, times the loader's processes."""
+    Image.new("RGBA", (6000, 6000), (10, 20, 30, 128)).save(tmp_path / "x.png", compress_level=1)
+    before = 36e6 * 4 * 2  # the picture and the result
+    code = (
+        "import resource, sys; from embervlm.data.images import load_image; from pathlib import Path; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; before = peak(); "
+        "load_image(Path(sys.argv[1])); print(peak() - before)"
+    )
+    took = int(subprocess.check_output([sys.executable, "-c", code, tmp_path / "x.png"], text=True))
+    assert took < before * 1.25
+
+
+def test_a_picture_of_one_column_is_refused_for_its_side(tmp_path: Path) -> None:
+    """A hundred million rows take nine bytes a pixel and more."""
+    Image.new("1", (1, images.MAX_SIDE + 1)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="1 x 65536 pixels, a side longer than 65,535; reduce it"):
+        load_image(tmp_path / "x.png")

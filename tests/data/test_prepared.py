@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from embervlm.data.prepare import run_prepare
+from embervlm.data.prepared import open_prepared
 from embervlm.data.record import Record, write_records
 from embervlm.data.settings import PrepareSettings
 from embervlm.errors import UserError
@@ -37,3 +39,66 @@ def test_unlabelled_records_are_prepared_counted_and_read_when_expected(tmp_path
     with pytest.raises(UserError, match=r"1 of 2 records of .*train\.jsonl have no response .*bare.*embervlm answer"):
         prepared.records("train")
     assert len(prepared.records("val")) == 1
+
+
+def _folder(tmp_path: Path, line: str = "", info: str = '{"image_root": "."}') -> Path:
+    good = '{"id": "a", "instruction": "Why?", "response": "So."}'
+    (tmp_path / "train.jsonl").write_text(f"{good}\n{line}\n", encoding="utf-8")
+    (tmp_path / "dataset.json").write_text(info, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ('"metadata": "x"', "metadata must be an object"),
+        ('"metadata": [1]', "metadata must be an object"),
+        ('"metadata": {"a": ' + "[" * 70 + "]" * 70 + "}", "nested at most 64 deep"),
+        ('"other": ' + "[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('"other": ' + "9" * 5000, "digits"),
+        ('"answers": 5', "answers must be a list of texts"),
+        ('"answers": "red"', "answers must be a list of texts"),
+        ('"answers": [null]', "answers must be a list of texts"),
+        ('"answer_type": []', "answer_type must be a text"),
+        ('"conversations": 5', "conversations must be pairs"),
+        ('"conversations": [{"value": "a"}, {"value": null}]', "with a text as value"),
+        ('"metadata": {"a": "\\ud83d"}', "not valid Unicode"),
+    ],
+)
+def test_a_damaged_record_is_named_by_its_line(tmp_path: Path, more: str, reason: str) -> None:
+    """Each of these ended in a traceback, or, as letters of an answer, in nonsense."""
+    line = '{"id": "b", "instruction": "Why?", "response": "So.", ' + more + "}"
+    with pytest.raises(UserError, match=rf"train.jsonl, line 2: .*{reason}"):
+        open_prepared(_folder(tmp_path, line)).records("train")
+
+
+def test_prepare_rejects_what_the_loader_would_refuse(tmp_path: Path) -> None:
+    good = [f'{{"id": "{n}", "instruction": "Why?", "response": "So."}}' for n in range(4)]
+    bad = [
+        '{"id": "x", "instruction": "Why?", "response": "So.", ' + more + "}"
+        for more in ('"answer_type": []', '"answers": "red"', '"metadata": {"a": ' + "[" * 500 + "]" * 500 + "}")
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(good + bad), encoding="utf-8")
+    settings = PrepareSettings(
+        out=tmp_path / "data", image_root=tmp_path, jsonl=(tmp_path / "x.jsonl",), val_fraction=0.5, max_rejects=0.5
+    )
+    (prepared,) = run_prepare(settings)
+    rejects = [json.loads(line) for line in (prepared.folder / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["line"] for reject in rejects] == [5, 6, 7]
+    assert len(prepared.records("train")) + len(prepared.records("val")) == 4
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        "[" * 100_000,
+        '{"image_root": 5}',
+        '{"image_root": "a\\u0000b"}',
+        '{"image_root": "\\ud800"}',
+        '{"image_root": ".", "x": ' + "9" * 5000 + "}",
+        "[]",
+    ],
+)
+def test_a_damaged_dataset_json_is_a_sentence(tmp_path: Path, info: str) -> None:
+    with pytest.raises(UserError, match="dataset.json cannot be read .*embervlm prepare"):
+        open_prepared(_folder(tmp_path, info=info))

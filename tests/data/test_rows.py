@@ -1,5 +1,6 @@
 """Large JSON as rows: what is not JSON is named with its place, what is hostile is a reason and no crash."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,11 @@ def test_a_folder_or_nothing_is_a_sentence(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="cannot read"):
             scan_array(path, "rows")
+
+
+def test_a_pipe_that_nobody_writes_to_is_no_file(tmp_path: Path) -> None:
+    """Opening it would wait for ever."""
+    os.mkfifo(tmp_path / "x.json")
+    for reader in (scan_array, lambda *words: list(scan_lines(*words))):
+        with pytest.raises(UserError, match="x.json .it is a pipe or a device.*expected rows"):
+            reader(tmp_path / "x.json", "rows")

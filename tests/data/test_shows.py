@@ -90,3 +90,14 @@ def test_the_embedded_world_describes_all_its_pictures(tmp_path: Path) -> None:
         pictures = {path.name[-16:-4] for path in (tmp_path / "images" / f"{split}2014").iterdir()}
         assert texts.keys() == pictures and len(pictures) == count
         assert all("shapes on a light background" in text for (text,) in texts.values())
+
+
+def test_ids_and_categories_of_any_kind_are_a_sentence_or_nothing(tmp_path: Path) -> None:
+    """A list as an id is no key of a dictionary."""
+    images = [{"id": 2, "file_name": f"{TWO}.jpg"}, {"id": [], "file_name": "x.jpg"}, {"id": 3, "file_name": {}}, 4]
+    notes = [{"image_id": "2", "caption": "A dog."}, {"image_id": {}, "caption": "Lost."}]
+    path = dump(tmp_path / "x.json", {"images": images, "annotations": notes, "categories": 5})
+    assert read_descriptions((path,))[TWO] == ["A dog."]
+    for kind in ([], {}, None, 7):
+        with pytest.raises(UserError, match="neither a caption nor a known category"):
+            read_descriptions((dump(path, {"images": images, "annotations": [{"image_id": 2, "category_id": kind}]}),))

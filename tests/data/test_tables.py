@@ -201,3 +201,37 @@ def test_a_converted_set_beside_official_files_shares_no_picture_with_val(tmp_pa
 
 def _notes(folder: Path) -> list[str]:
     return json.loads((folder / "data_report.json").read_text())["notes"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"bytes": _png(), "path": f"{1:012d}.{'j' * 300}"},
+        {"bytes": _png(), "path": f"COCO_{'a' * 300}_{1:012d}.jpg"},
+        {"bytes": _png(), "path": f"{1:012d}.jpg\n"},
+    ],
+)
+def test_a_path_in_a_table_makes_no_name_that_no_file_can_have(tmp_path: Path, cell: dict[str, Any]) -> None:
+    record = _read(tmp_path, _write(tmp_path / "x.parquet", [_question(image=cell, image_id="9" * 400)])).records[0]
+    assert record.image and len(record.image) < 60 and (tmp_path / "images" / record.image).read_bytes() == _png()
+
+
+@pytest.mark.parametrize("ending", ["arrow", "parquet"])
+def test_offsets_that_lead_out_of_the_file_are_a_sentence(tmp_path: Path, ending: str) -> None:
+    """Arrow followed them and the process died."""
+    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+    table = pa.table({"id": ["abc", "def", "ghi"], "conversations": [turns] * 3, "image": ["a.jpg"] * 3})
+    path = tmp_path / f"x.{ending}"
+    if ending == "arrow":
+        with pa.ipc.new_stream(path, table.schema) as file:
+            file.write_table(table)
+        content = path.read_bytes()
+        offsets = b"".join(n.to_bytes(4, "little") for n in (0, 3, 6, 9))
+        assert content.count(offsets) == 1
+        damaged = content.replace(offsets, offsets[:12] + (1 << 30).to_bytes(4, "little"))
+    else:
+        pq.write_table(table, path, compression="none", use_dictionary=False)
+        damaged = path.read_bytes().replace(b"So.", b"\xff\xfe.")  # not UTF-8
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"x.{ending} cannot be read .*download or write it again"):
+        _read(tmp_path, path)

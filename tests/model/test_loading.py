@@ -136,3 +136,29 @@ def test_a_processor_of_another_preset_is_refused(saved: Path, tmp_path: Path) -
     build_processor("37m").save_pretrained(saved)
     with pytest.raises(UserError, match="does not fit"):
         EmberVLM.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("changed", "value"),
+    [
+        ("vision", 5),
+        ("vision", {}),
+        ("text_config", {"model_type": "gpt2", "embd_pdrop": "x"}),
+        ("unfreeze_vision", "1"),
+    ],
+)
+def test_a_damaged_configuration_is_a_sentence(saved: Path, changed: str, value: object) -> None:
+    content = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(content | {changed: value}))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        EmberVLM.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"model": 5}', b'{"a":' * 2000])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+def test_a_damaged_file_of_the_processor_is_a_sentence(saved: Path, name: str, content: bytes) -> None:
+    (saved / name).write_bytes(content)
+    try:
+        assert EmberVLM.from_pretrained(saved).processor is not None  # some are not needed
+    except UserError as error:
+        assert "The processor in" in str(error)

@@ -127,3 +127,20 @@ def test_write_json_never_leaves_half_a_file(tmp_path):
     with pytest.raises(TypeError):
         cp.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("step", ['"7"', "null", "NaN", "-1", "[]"])
+def test_a_step_that_is_no_number_is_refused(tmp_path, step):
+    """int() of it ended in a traceback, or continued from a wrong step."""
+    fake_checkpoint(tmp_path / "checkpoint-500")
+    (tmp_path / "checkpoint-500" / cp.STATE).write_text(f'{{"global_step": {step}}}')
+    with pytest.raises(UserError, match="global_step .*take another checkpoint"):
+        cp.open_checkpoint(tmp_path / "checkpoint-500")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"stage": 2, "settings": []}', '{"stage": %s}' % ("9" * 5000)])
+def test_hostile_training_args_are_refused(tmp_path, text):
+    fake_checkpoint(tmp_path / "checkpoint-500")
+    (tmp_path / "checkpoint-500" / cp.TRAINING_ARGS).write_text(text)
+    with pytest.raises(UserError, match=cp.TRAINING_ARGS):
+        cp.open_checkpoint(tmp_path / "checkpoint-500")
