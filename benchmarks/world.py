@@ -87,7 +87,9 @@ def full_gates(options: argparse.Namespace) -> list[Gate]:
         teacher = load_result(results / "student_teacher.json")
         if not gates:
             gates += teacher_gates(teacher, open_prepared(settings.out / "data" / "stage2"))
-            gates.append(Gate("blind student", _accuracy(load_result(results / "student_blind.json")), 50, at_most=True))
+            gates.append(
+                Gate("blind student", _accuracy(load_result(results / "student_blind.json")), 50, at_most=True)
+            )
             gates.append(_spanning(load_result(results / "student.json")))
         half = FULL.stage2_steps // 2
         alone = {
