@@ -20,6 +20,7 @@ from benchmarks.learning.arms import ARMS
 from benchmarks.learning.cells import Results
 from benchmarks.learning.page import Figures, console_table, markdown, write_page
 from benchmarks.learning.plan import RATES, Grid
+from benchmarks.learning.plot import write_png
 from benchmarks.learning.references import read_references, write_references
 from benchmarks.learning.regimes import REGIMES
 from benchmarks.learning.runner import run_cells
@@ -58,6 +59,9 @@ def main() -> int:
     if options.html:
         write_page(figures, grid, missing, options.html)
         console.print(f"wrote {options.html}")
+    if options.png:
+        write_png(figures, options.png)
+        console.print(f"wrote {options.png}")
     print(
         json.dumps({"benchmark": "learning", "quick": options.quick, "missing": missing, **rounded(figures.to_json())})
     )
@@ -78,6 +82,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help="finished cells; default OUT/cells")
     parser.add_argument("--report_only", action="store_true", help="run nothing, report what is there")
     parser.add_argument("--html", type=Path, help="write a page with curves and tables")
+    parser.add_argument("--png", type=Path, help="write the curves as a picture")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown, too")
     options = parser.parse_args(words)
     quick = options.quick

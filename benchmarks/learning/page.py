@@ -102,7 +102,7 @@ def shown(arm: str, row: Mapping[str, Any]) -> list[str]:
 def console_table(figures: Figures, regime: str) -> Table:
     table = Table(*COLUMNS, title=REGIMES[regime].title, title_justify="left")
     for arm, row in figures.rows(regime).items():
-        table.add_row(*shown(arm, row))
+        table.add_row(arm, *shown(arm, row)[1:])
     return table
 
 
