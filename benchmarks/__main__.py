@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = (
     "world",
+    "learning",
     "cache_fidelity",
     "imported_tail",
     "alignment",

@@ -166,8 +166,8 @@ class TrainSettings:
         key="distillation.jsd_beta",
     )  # fmt: skip
     distillation_targets: str = option(
-        "resolved", "How the teacher is told in the student's tokens; strict and uld are other papers'", group=_DISTILL,
-        choices=("resolved", "strict", "uld"), key="distillation.targets",
+        "resolved", "How the teacher is told in the student's tokens; the others are baselines", group=_DISTILL,
+        choices=("resolved", "strict", "truncated", "uld"), key="distillation.targets",
     )  # fmt: skip
     teacher_top_k: int = option(
         48, "Most probabilities taken per position", group=_DISTILL, minimum=1, key="distillation.top_k"

@@ -52,9 +52,28 @@ def uld(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTarg
     return found
 
 
+def truncated(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """What most tools keep of a teacher: the 16 likeliest entries, renormalised; the mass outside is forgotten. Cut in
+    the student's tokens, after our projection, so that the tail is all that differs from it."""
+    return [_without_tail(told) for told in project_batch(responses, token_map)]
+
+
+def _without_tail(told: ResponseTargets) -> ResponseTargets:
+    ids, logprobs = told.ids[:, :TRUNCATED_TO], told.logprobs[:, :TRUNCATED_TO]  # they are by falling mass
+    mass = np.exp(logprobs.astype(np.float64))
+    whole = mass.sum(1)
+    kinds = np.where(whole > 0, told.kinds, np.int8(NONE))
+    with np.errstate(divide="ignore"):
+        logprobs = np.log(mass / np.where(whole > 0, whole, 1.0)[:, None]).astype(np.float32)
+    return ResponseTargets(kinds, ids, logprobs, np.full_like(told.log_tail, -np.inf))
+
+
+TRUNCATED_TO = 16
+
 TARGETS: dict[str, Callable[[Sequence[Response], TokenMap], list[ResponseTargets]]] = {
     "resolved": project_batch,
     "strict": strict,
+    "truncated": truncated,
     "uld": uld,
 }
 """The choices of `--distillation_targets`."""

@@ -1,0 +1,55 @@
+"""How a student is taught: each arm is settings of `embervlm train` and a way to read a regime. No second trainer.
+
+A new arm is one line here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOFT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the grid's second axis."""
+
+    name: str
+    title: str
+    flags: str  # of `embervlm train`
+    reads: str = "taught"  # see `regimes`
+    cached: bool = True  # what the teacher says comes from a cache
+
+    @property
+    def distilled(self) -> bool:
+        return "--disable_distillation" not in self.flags
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("sft", "labels alone (SFT)", "--disable_distillation", "labels", cached=False),
+        Arm("guide", "0.7 CE + 0.3 T² KL, T = 2 (the guide's)", "--distillation_alpha 0.3"),
+        Arm("soft", "0.1 CE + 0.9 KL, T = 1", SOFT),
+        Arm("soft2", "0.1 CE + 0.9 T² KL, T = 2", "--distillation_alpha 0.9 --sft_weight 0.1"),
+        Arm("half", "0.5 CE + 0.5 KL, T = 1", "--distillation_alpha 0.5 --distillation_temperature 1"),
+        Arm("pure", "KL alone, T = 1", "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1"),
+        Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels"),
+        Arm("answers", "sequence level: the teacher's answers as labels", "--disable_distillation", "answers", False),
+        Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers"),
+        Arm("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),
+        Arm("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),
+        Arm(
+            "uld",
+            "CE + 1.5 ULD (2402.12030)",
+            "--distillation_targets uld --distillation_loss uld --distillation_alpha 1.5 --sft_weight 1 "
+            "--distillation_temperature 1",
+        ),
+        Arm(
+            "online",
+            "as soft, the teacher live with all its logits",
+            f"{SOFT} --teacher_model toy-llava --teacher_top_k 2000",
+            cached=False,
+        ),
+    )
+}

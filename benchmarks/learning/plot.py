@@ -1,0 +1,36 @@
+"""The curves of a grid as one picture, for documents that show no SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.learning.arms import ARMS
+from benchmarks.learning.page import Figures
+from benchmarks.learning.regimes import REGIMES
+from benchmarks.learning.stats import mean_curve
+
+
+def write_png(figures: Figures, path: Path) -> None:
+    """A panel for each regime: accuracy on the half to stop on over steps, mean over seeds; the teacher dashed."""
+    count = max(1, len(figures.cells))
+    figure = Figure(figsize=(4.2 * count, 3.4), layout="constrained")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    handles = {}
+    for panel, (regime, arms) in zip(panels, figures.cells.items(), strict=False):
+        for arm, measured in arms.items():
+            curve = mean_curve(list(measured.values()))
+            if curve:
+                colour = f"C{list(ARMS).index(arm)}"
+                style = {"color": "black", "linewidth": 2.2} if arm == "sft" else {"color": colour}
+                handles[arm] = panel.plot(*zip(*curve, strict=True), marker="o", markersize=3, label=arm, **style)[0]
+        if "teacher" in figures.references:
+            panel.axhline(figures.references["teacher"], linestyle="--", color="grey", linewidth=1)
+        panel.set_title(REGIMES[regime].title, fontsize=9)
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("VQA accuracy")
+    figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=len(handles) or 1, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,177 @@
+"""Which labels a student has. Each regime changes `response` of the training records and nothing else.
+
+A regime is written as prepared sets, one for each way in which an arm can read it:
+
+    labels   the labelled records, as the regime has them
+    taught   the same, and the others as the teacher answers them
+    answers  every record as the teacher answers it: the same in all regimes, since it looks at no label
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.learning.world import World, answered_by_teacher, read_by_teacher, unlabelled
+from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.data.record import Record
+from embervlm.data.writing import write_prepared
+from embervlm.evaluate.answers import normalise
+from embervlm.evaluate.vqa import question_type
+
+READS = ("labels", "taught", "answers")
+NOISE_SEED = 17
+"""Of the labels that are dropped or wrong: the same in all cells, seeds of training differ."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """One line of the grid's first axis."""
+
+    name: str
+    title: str
+    label: Callable[[Sequence[Record]], list[Record]]  # train as people agree -> train as this regime has it
+    complete: bool = True  # every record has a label
+
+
+def as_agreed(records: Sequence[Record]) -> list[Record]:
+    """The answer of most of the ten annotators."""
+    return list(records)
+
+
+def one_annotator(records: Sequence[Record]) -> list[Record]:
+    """The answer of one of the ten, drawn for each question."""
+    rng = np.random.default_rng(NOISE_SEED)
+    return [replace(record, response=str(rng.choice(record.answers or (record.response,)))) for record in records]
+
+
+def few(share: float) -> Callable[[Sequence[Record]], list[Record]]:
+    """Labels for a share of the pictures, all questions of such a picture; the others keep their questions."""
+
+    def label(records: Sequence[Record]) -> list[Record]:
+        pictures = sorted({str(record.image) for record in records})
+        count = max(1, round(share * len(pictures)))
+        kept = set(np.random.default_rng(NOISE_SEED).permutation(pictures)[:count])
+        return [record if str(record.image) in kept else unlabelled(record) for record in records]
+
+    return label
+
+
+def wrong(share: float) -> Callable[[Sequence[Record]], list[Record]]:
+    """So many labels are those of another question of the same template, and not what any annotator said."""
+
+    def label(records: Sequence[Record]) -> list[Record]:
+        rng = np.random.default_rng(NOISE_SEED)
+        said: dict[str, list[str]] = defaultdict(list)
+        for record in records:
+            said[question_type(record)].append(record.response)
+        spoilt = set(rng.permutation(len(records))[: round(share * len(records))].tolist())
+        return [_spoil(r, said[question_type(r)], rng) if at in spoilt else r for at, r in enumerate(records)]
+
+    return label
+
+
+def _spoil(record: Record, others: Sequence[str], rng: np.random.Generator) -> Record:
+    """Another answer of the template. One that no annotator gave, where there is one: yes/no has two answers only."""
+    own = normalise(record.response)
+    different = [answer for answer in others if normalise(answer) != own]
+    heard = {normalise(answer) for answer in record.answers or ()}
+    unheard = [answer for answer in different if normalise(answer) not in heard]
+    choices = unheard or different
+    return replace(record, response=choices[int(rng.integers(len(choices)))]) if choices else record
+
+
+REGIMES = {
+    regime.name: regime
+    for regime in (
+        Regime("all", "all labels, as most of ten annotators answered", as_agreed),
+        Regime("one", "one annotator of ten, drawn for each question", one_annotator),
+        Regime("few25", "25% of the pictures have labels", few(0.25), complete=False),
+        Regime("few5", "5% of the pictures have labels", few(0.05), complete=False),
+        Regime("few1", "1% of the pictures have labels", few(0.01), complete=False),
+        Regime("wrong20", "20% of the labels are wrong", wrong(0.2)),
+        Regime("wrong40", "40% of the labels are wrong", wrong(0.4)),
+    )
+}
+
+
+def data_name(regime: Regime, reads: str) -> str:
+    """Which data set an arm reads there. Equal names are equal data: such cells are trained once."""
+    if reads == "answers":
+        return "answers"
+    return regime.name if regime.complete or reads == "labels" else f"{regime.name}-taught"
+
+
+def data_folder(world: World, name: str) -> Path:
+    """A data_dir: its stage2/ is the prepared set."""
+    return world.folder / "regimes" / name
+
+
+def cache_folder(world: World, name: str) -> Path:
+    return data_folder(world, name) / "teacher_outputs"
+
+
+def make_data(world: World, regime: Regime, reads: str) -> PreparedSet:
+    """The prepared set of a regime as an arm reads it; val is the half to stop on in all of them."""
+    name = data_name(regime, reads)
+    folder = data_folder(world, name)
+    if reads == "answers" or name.endswith("-taught"):
+        _answers(world)
+    if reads != "answers":
+        world.once(f"data {name}", lambda: _write(world, regime, folder, taught=name.endswith("-taught")))
+    return open_prepared(folder / "stage2")
+
+
+def make_cache(world: World, regime: Regime, reads: str) -> Path:
+    """What the teacher says about that data, in its own tokens."""
+    prepared = make_data(world, regime, reads)
+    name = data_name(regime, reads)
+    cache = cache_folder(world, name)
+    _timed(world, f"teacher reads {name}", lambda: read_by_teacher(prepared, cache))
+    return cache
+
+
+def seconds_of(world: World, regime: Regime, reads: str, cached: bool) -> float:
+    """What the teacher's work for an arm took; counted where arms are compared at equal wall time."""
+    name = data_name(regime, reads)
+    notes = [f"teacher reads {name}"] * cached
+    notes += ["teacher answers"] * (reads == "answers" or name.endswith("-taught"))
+    return sum(float(_note(world, note).read_text(encoding="utf-8")) for note in notes)
+
+
+def _answers(world: World) -> list[Record]:
+    folder = data_folder(world, "answers")
+    _timed(world, "teacher answers", lambda: answered_by_teacher(world.base, folder))
+    return open_prepared(folder / "stage2").records("train")
+
+
+def _write(world: World, regime: Regime, folder: Path, taught: bool) -> None:
+    base = world.base
+    records = regime.label(base.records("train"))
+    if taught:
+        answered = {record.id: record for record in _answers(world)}
+        records = [r if r.labelled else answered[r.id] for r in records if r.labelled or r.id in answered]
+    else:
+        records = [record for record in records if record.labelled]
+    splits = {"train": records, "val": base.records("val")}
+    write_prepared(folder / "stage2", base.image_root, splits, {"regime": regime.title})
+
+
+def _timed(world: World, name: str, make: Callable[[], object]) -> None:
+    def measured() -> None:
+        began = time.monotonic()
+        make()
+        note = _note(world, name)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
+
+    world.once(name, measured)
+
+
+def _note(world: World, name: str) -> Path:
+    return world.folder / "seconds" / name

@@ -1,0 +1,174 @@
+"""What all cells share: the drawn world, one Stage 1 checkpoint, and val in two halves, one to stop on, one to report.
+
+Everything is made by the public commands, once, below one folder; what is there is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from embervlm.console import console
+from embervlm.data.prepare import run_prepare
+from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.data.record import Record
+from embervlm.data.settings import PrepareSettings
+from embervlm.data.toyworld import run_toy
+from embervlm.data.writing import write_prepared
+from embervlm.options import parse
+from embervlm.settings import AnswerSettings, CacheSettings, ToySettings, TrainSettings
+
+TEACHER = "toy-llava"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything; part of each cell's definition."""
+
+    train_images: int = 1500
+    val_images: int = 500  # one half to stop on, one to report
+    stage1_steps: int = 480
+    steps: int = 300
+    evaluations: int = 5
+    stop_questions: int = 300  # of the half to stop on, at each evaluation
+    batch_size: int = 64
+    unfreeze_vision: int = -1
+
+
+FULL = Scale()
+QUICK = Scale(train_images=500, val_images=160, stage1_steps=160, steps=120, evaluations=3, stop_questions=200)
+
+
+@dataclass(frozen=True)
+class World:
+    """The folder of one scale and what lies in it."""
+
+    folder: Path
+    scale: Scale
+
+    @property
+    def base(self) -> PreparedSet:
+        """train as its annotators agree; val is the half that cells stop on."""
+        return open_prepared(self.folder / "base" / "stage2")
+
+    @property
+    def report(self) -> PreparedSet:
+        """val is the half that is reported; nothing is chosen by it."""
+        return open_prepared(self.folder / "report" / "stage2")
+
+    @property
+    def stage1(self) -> Path:
+        return self.folder / "outputs" / "stage1" / "checkpoint-final"
+
+    @property
+    def report_cache(self) -> Path:
+        return self.folder / "report" / "teacher_outputs"
+
+    @cached_property
+    def unseen(self) -> frozenset[str]:
+        """Pictures of val that hold a colour-shape pair which train never shows."""
+        numbers = json.loads((self.folder / "toy" / "pairs_unseen_in_train_val.json").read_text(encoding="utf-8"))
+        return frozenset(f"COCO_val2014_{number:012d}.jpg" for number in numbers)
+
+    def once(self, name: str, make: Callable[[], Any]) -> None:
+        """Calls `make` unless it came to its end before."""
+        done = self.folder / "done" / name
+        if done.is_file():
+            return
+        console.rule(f"[bold]{name}")
+        code = make()
+        if isinstance(code, int) and code:
+            sys.exit(code)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+
+    def make(self) -> None:
+        """Draw, read, align (Stage 1), and let the teacher read the half that is reported."""
+        toy, scale = self.folder / "toy", self.scale
+        size = f"--train_images {scale.train_images} --val_images {scale.val_images} --seed 0"
+        self.once("toy", lambda: run_toy(parse(ToySettings, shlex.split(f"--out {quoted(toy)} {size}"))))
+        self.once("prepare", lambda: run_prepare(parse(PrepareSettings, self._prepare_words(toy))))
+        self.once("halves", self._halve)
+        self.once("stage1", self._align)
+        self.once(
+            "teacher on the half that is reported", lambda: read_by_teacher(self.report, self.report_cache, "val")
+        )
+
+    def _prepare_words(self, toy: Path) -> list[str]:
+        """Questions with short answers alone: they are what is scored, and long texts would take most of a step."""
+        words = ["--out", str(self.folder / "prepared"), "--image_root", f"{toy}/images", "--vqa_samples", "0"]
+        words += ["--vqa_prompt", "{question}"]
+        for split, flag in (("train", "--"), ("val", "--val_")):
+            words += [f"{flag}captions", f"{toy}/captions_{split}.json"]
+            words += [f"{flag}vqa", f"{toy}/v2_OpenEnded_mscoco_{split}2014_questions.json"]
+            words += [f"{flag}vqa_annotations", f"{toy}/v2_mscoco_{split}2014_annotations.json"]
+        return words
+
+    def _halve(self) -> None:
+        prepared = open_prepared(self.folder / "prepared" / "stage2")
+        stop, report = halves(prepared.records("val"))
+        train = prepared.records("train")
+        root = prepared.image_root
+        write_prepared(self.folder / "base" / "stage2", root, {"train": train, "val": stop}, {})
+        write_prepared(self.folder / "report" / "stage2", root, {"train": train, "val": report}, {})
+
+    def _align(self) -> int:
+        from embervlm.train.run import run_train
+
+        steps = self.scale.stage1_steps
+        words = f"--stages 1 --preset tiny --output_dir {quoted(self.folder / 'outputs')} "
+        words += f"--data_dir {quoted(self.folder / 'prepared')} --max_length 256 --dataloader_workers 0 "
+        words += "--eval_samples 200 --save_total_limit 1 --seed 0 --batch_size 32 --learning_rate 3e-3 "
+        words += f"--max_steps {steps} --warmup_steps {steps // 20} --logging_steps {max(1, steps // 12)} "
+        words += f"--eval_steps {-(-steps // 3)} --save_steps {steps}"
+        return run_train(parse(TrainSettings, shlex.split(words)))
+
+
+def halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Two parts that share no picture, by turns in the order of the pictures' names."""
+    pictures = {name: at for at, name in enumerate(sorted({str(record.image) for record in records}))}
+    parts: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        parts[pictures[str(record.image)] % 2].append(record)
+    return parts
+
+
+def read_by_teacher(prepared: PreparedSet, cache: Path, split: str = "train") -> None:
+    """`embervlm cache build` with its defaults."""
+    from embervlm.teachers.cache import run_cache
+
+    words = ["--teacher_model", TEACHER, "--dataset_path", str(prepared.folder), "--splits", split]
+    words += ["--output_dir", str(cache), "--batch_size", "64"]
+    run_cache(parse(CacheSettings, words))
+
+
+def answered_by_teacher(prepared: PreparedSet, folder: Path) -> PreparedSet:
+    """`embervlm answer`: the teacher's likeliest answer to every question of train. `folder` gets a stage2/.
+
+    Nothing is filtered: a filter would look at labels that the regime does not have.
+    """
+    from embervlm.answering.run import run_answer
+
+    words = ["--teacher_model", TEACHER, "--dataset_path", str(prepared.folder), "--output_dir", str(folder)]
+    words += ["--min_agreement", "0", "--max_new_tokens", "16", "--batch_size", "64"]
+    run_answer(parse(AnswerSettings, words))
+    return open_prepared(folder / "stage2")
+
+
+def unlabelled(record: Record) -> Record:
+    """The question alone; what people answered goes too, so that nothing of it can leak."""
+    return replace(record, response="", answers=None)
+
+
+def definition(scale: Scale) -> dict[str, int]:
+    return asdict(scale)
+
+
+def quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,130 @@
+"""What is finished is not run again, and what was something else is never taken for it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.learning import arms, runner
+from benchmarks.learning.arms import Arm
+from benchmarks.learning.cells import Cell, Results
+from benchmarks.learning.plan import Grid, chosen_rate
+from benchmarks.learning.runner import run_cells
+from benchmarks.learning.worker import best_step, curve, train_words
+from benchmarks.learning.world import FULL, QUICK, World
+from embervlm.errors import UserError
+from embervlm.options import parse
+from embervlm.settings import TrainSettings
+
+CELL = Cell(FULL, "one", "soft", 0, 2e-3)
+
+
+def measured(*accuracies: float) -> dict:
+    points = [{"step": 10 * (at + 1), "vqa_accuracy": value} for at, value in enumerate(accuracies)]
+    return {"curve": points, "best_step": best_step(points), "report": {"accuracy": accuracies[-1]}}
+
+
+def test_a_cell_is_another_one_when_anything_that_decides_it_changes(monkeypatch):
+    others = [
+        replace(CELL, seed=1),
+        replace(CELL, rate=1e-3),
+        replace(CELL, arm="guide"),
+        replace(CELL, regime="all"),
+        replace(CELL, scale=QUICK),
+        replace(CELL, scale=replace(FULL, steps=FULL.steps + 1)),
+    ]
+    keys = {cell.key for cell in (CELL, *others)}
+    assert len(keys) == 1 + len(others)
+    monkeypatch.setitem(arms.ARMS, "soft", Arm("soft", "", "--distillation_alpha 0.8"))
+    assert CELL.key not in keys
+
+
+def test_arms_that_read_no_label_are_one_cell_in_all_regimes():
+    """The teacher's answers do not depend on the labels: trained once."""
+    answers = replace(CELL, arm="answers")
+    assert answers.key == replace(answers, regime="wrong40").key
+    assert CELL.key != replace(CELL, regime="wrong40").key
+
+
+def test_a_finished_cell_comes_back_and_a_foreign_one_is_refused(tmp_path):
+    results = Results(tmp_path)
+    assert results.get(CELL) is None
+    results.put(CELL, measured(0.5))
+    assert results.get(CELL)["report"] == {"accuracy": 0.5}
+    content = json.loads(results.path(CELL).read_text())
+    content["definition"]["seed"] = 7
+    results.path(CELL).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="another cell"):
+        results.get(CELL)
+    results.path(CELL).write_text("{")
+    with pytest.raises(UserError, match="delete it"):
+        results.get(CELL)
+
+
+def worker(tmp_path, monkeypatch, code: str) -> None:
+    """The processes run `code` in place of the training."""
+    monkeypatch.setattr(runner, "prepare", lambda cells, world: None)
+    monkeypatch.setattr(runner, "command", lambda file, world, results: ["sh", "-c", code.format(file=file)])
+
+
+def test_a_grid_that_was_stopped_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    results, world = Results(tmp_path / "cells"), World(tmp_path / "world", FULL)
+    cells = [replace(CELL, seed=seed) for seed in range(4)]
+    results.put(cells[1], measured(0.5))
+    here = tmp_path / "ran"
+    here.mkdir()
+    worker(tmp_path, monkeypatch, f"touch {here}/$(basename {{file}})")
+    monkeypatch.setattr(runner.Progress, "finished", lambda self, job, results: None)
+    run_cells(cells, world, results, jobs=2)
+    assert {path.name for path in here.iterdir()} == {f"{cells[at].key}.json" for at in (0, 2, 3)}
+
+
+def test_a_cell_that_fails_stops_the_grid_and_names_its_log(tmp_path, monkeypatch):
+    worker(tmp_path, monkeypatch, "echo so it goes; exit 3")
+    with pytest.raises(UserError, match="log") as told:
+        run_cells([CELL], World(tmp_path, FULL), Results(tmp_path / "cells"), jobs=1)
+    log = runner.log_of(CELL, World(tmp_path, FULL))
+    assert str(log) in str(told.value) and log.read_text() == "so it goes\n"
+
+
+def test_each_arm_gets_the_rate_that_was_best_on_the_half_to_stop_on(tmp_path):
+    """The half that is reported must not choose: here it would choose otherwise."""
+    results, grid = Results(tmp_path), Grid(FULL, ("one",), ("sft", "soft"), (0, 1))
+    for rate, stopped, reported in ((1e-3, 0.5, 0.9), (2e-3, 0.7, 0.6), (4e-3, 0.6, 0.8)):
+        found = measured(stopped) | {"report": {"accuracy": reported}}
+        results.put(Cell(FULL, "all", "soft", 0, rate), found)
+    assert chosen_rate(grid, "soft", results) == 2e-3
+    assert {(cell.arm, cell.rate) for cell in grid.cells(results)} == {("sft", 2e-3), ("soft", 2e-3)}
+    assert len(grid.search()) == 6 and not replace(grid, rates=(1e-3,)).search()
+
+
+def test_the_best_step_is_the_last_of_equals():
+    assert best_step([{"step": 1, "vqa_accuracy": 0.5}, {"step": 2, "vqa_accuracy": 0.7}]) == 2
+    assert best_step([{"step": 1, "vqa_accuracy": 0.7}, {"step": 2, "vqa_accuracy": 0.5}]) == 1
+    assert best_step([{"step": 1, "vqa_accuracy": 0.7}, {"step": 2, "vqa_accuracy": 0.7}]) == 2
+
+
+def test_the_curve_is_what_evaluations_measured():
+    history = [{"step": 5, "stage2/total_loss": 1.0}, {"step": 9, "stage2/vqa_accuracy": 0.4, "stage2/eval_loss": 2.0}]
+    assert curve(history) == [{"step": 9, "vqa_accuracy": 0.4, "eval_loss": 2.0}]
+
+
+@pytest.mark.parametrize("arm", arms.ARMS)
+def test_arms_are_settings_that_training_knows_and_differ_in_nothing_else(arm, tmp_path):
+    """An arm with more steps, another batch or another order of the data would not be comparable."""
+    world = World(tmp_path, FULL)
+    mine, sft = (
+        parse(TrainSettings, train_words(replace(CELL, arm=name), world, tmp_path / "out")) for name in (arm, "sft")
+    )
+    same = (
+        "max_steps",
+        "batch_size",
+        "learning_rate",
+        "seed",
+        "resume_from",
+        "warmup_steps",
+        "max_length",
+        "eval_steps",
+    )
+    assert all(getattr(mine, name) == getattr(sft, name) for name in same)
+    assert mine.save_steps == mine.eval_steps and FULL.steps % FULL.evaluations == 0

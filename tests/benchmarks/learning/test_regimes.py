@@ -1,0 +1,97 @@
+"""A regime that has other labels than it says would make every comparison in it wrong, and nobody would notice."""
+
+import pytest
+
+from benchmarks.learning.arms import ARMS
+from benchmarks.learning.regimes import REGIMES, data_name, few, one_annotator, wrong
+from benchmarks.learning.world import halves
+from embervlm.data.prepare import run_prepare
+from embervlm.data.prepared import open_prepared
+from embervlm.data.settings import PrepareSettings
+from embervlm.data.toyworld import write_toy
+from embervlm.demo import prepare_words
+from embervlm.evaluate.answers import normalise
+from embervlm.options import parse
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("regimes")
+    write_toy(folder / "toy", 120, 24, seed=0)
+    run_prepare(parse(PrepareSettings, prepare_words(folder / "toy", folder / "data")))
+    return open_prepared(folder / "data" / "stage2")
+
+
+@pytest.fixture(scope="module")
+def train(prepared):
+    return [record for record in prepared.records("train") if record.metadata["source"] == "vqa_v2"]
+
+
+def changed(train, labelled):
+    return [(old, new) for old, new in zip(train, labelled, strict=True) if old.response != new.response]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_so_many_labels_are_wrong(train, share):
+    spoilt = changed(train, wrong(share)(train))
+    assert len(spoilt) == pytest.approx(share * len(train), abs=2)
+    for old, new in spoilt:
+        assert normalise(new.response) != normalise(old.response)
+        heard = {normalise(answer) for answer in old.answers}
+        same = {normalise(r.response) for r in train if r.metadata["question_type"] == old.metadata["question_type"]}
+        assert normalise(new.response) not in heard or same <= heard  # of yes and no, both are often heard
+
+
+def test_wrong_labels_are_answers_to_such_a_question(train):
+    """A color for "how many" would be seen through at once."""
+    for old, new in changed(train, wrong(0.4)(train)):
+        same = {r.response for r in train if r.metadata["question_type"] == old.metadata["question_type"]}
+        assert new.response in same
+
+
+@pytest.mark.parametrize("share", [0.25, 0.05])
+def test_so_many_pictures_have_labels_and_the_others_nothing_of_them(train, share):
+    labelled = few(share)(train)
+    pictures = {record.image for record in train}
+    assert len({r.image for r in labelled if r.labelled}) == round(share * len(pictures))
+    for old, new in zip(train, labelled, strict=True):
+        assert (old.id, old.image, old.instruction) == (new.id, new.image, new.instruction)
+        if new.labelled:
+            assert new == old
+        else:
+            assert new.response == "" and new.answers is None
+    with_some = {r.image for r in labelled if r.labelled}
+    assert all(r.labelled for r in labelled if r.image in with_some)  # all questions of such a picture
+
+
+def test_one_annotator_gives_each_answer_as_often_as_people_did(train):
+    drawn = one_annotator(train)
+    assert all(new.response in new.answers for new in drawn)
+    agreed = sum(r.answers.count(r.response) / len(r.answers) for r in train) / len(train)
+    kept = 1 - len(changed(train, drawn)) / len(train)
+    assert kept == pytest.approx(agreed, abs=0.05) and kept < 0.95
+
+
+def test_regimes_are_the_same_whenever_they_are_made(train):
+    """Cells that were trained on different days must have read the same labels."""
+    for regime in REGIMES.values():
+        assert regime.label(train) == regime.label(train)
+
+
+def test_the_two_halves_of_val_share_no_picture(prepared):
+    records = prepared.records("val")
+    stop, report = halves(records)
+    assert {r.image for r in stop}.isdisjoint(r.image for r in report)
+    assert sorted(r.id for r in stop + report) == sorted(r.id for r in records)
+    assert abs(len({r.image for r in stop}) - len({r.image for r in report})) <= 1
+
+
+def test_only_what_looks_at_no_label_is_shared_among_regimes():
+    names = {
+        (regime.name, reads): data_name(regime, reads) for regime in REGIMES.values() for reads in ("labels", "taught")
+    }
+    assert len({name for (regime, _), name in names.items()}) == len(REGIMES) + sum(
+        not r.complete for r in REGIMES.values()
+    )
+    assert {data_name(regime, "answers") for regime in REGIMES.values()} == {"answers"}
+    assert {arm.reads for arm in ARMS.values()} <= {"labels", "taught", "answers"}
