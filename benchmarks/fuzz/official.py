@@ -57,7 +57,7 @@ def prepare(place: Place, root: Path, check_images: bool = False, **files: Path)
     for prepared in made:
         rejects = prepared.folder / "rejects.jsonl"
         if rejects.exists():
-            reasons = [json.loads(line)["reason"] for line in rejects.read_text(encoding="utf-8").splitlines()]
+            reasons = [json.loads(line)["reason"] for line in rejects.read_bytes().splitlines()]
         for split in ("train", "val"):
             try:
                 records = prepared.records(split, unlabelled=True)

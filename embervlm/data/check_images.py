@@ -74,6 +74,7 @@ def _read(journal: Path) -> Iterator[tuple[str, str | None]]:
     for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row: Any = json.loads(line)
-            yield str(row["picture"]), row["reason"]
-        except (ValueError, KeyError, TypeError):
+            if row["reason"] is None or isinstance(row["reason"], str):
+                yield str(row["picture"]), row["reason"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the last line of a run that was killed

@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -151,9 +152,8 @@ class TablePiece(Piece):
 
     def records(self) -> Iterator[tuple[int, Record | Reject]]:
         number = self.first
-        for batch in _batches(Path(self.file), self.part):
-            known = [name for name in _COLUMNS if name in batch.schema.names]
-            for row in batch.select(known).to_pylist():
+        for rows in _batches(Path(self.file), self.part):
+            for row in rows:
                 try:
                     yield number, self.maker.make(self.before + number, row)
                 except BadRow as problem:
@@ -217,33 +217,40 @@ def _arrow() -> Any:
 
 def _layout(file: Path) -> tuple[list[str], list[int]]:
     """The columns, and the rows of each row group or record batch."""
-    arrow = _arrow()
-    try:
+    with _reading(file) as arrow:
         if file.suffix == ".parquet":
             with arrow.parquet.ParquetFile(file) as table:
                 rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
                 return table.schema_arrow.names, rows
         names, batches = _ipc(file)
         return names, [batch.num_rows for batch in batches]
-    except (arrow.ArrowException, OSError) as problem:
-        raise UserError(f"{file} cannot be read ({problem}); download or write it again") from problem
 
 
-def _batches(file: Path, part: int) -> Iterator[Any]:
-    arrow = _arrow()
-    try:
+def _batches(file: Path, part: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows of known columns, 64 at a time: pictures of a whole row group are hundreds of MB."""
+    with _reading(file) as arrow:
         if file.suffix == ".parquet":
             with arrow.parquet.ParquetFile(file) as table:
                 columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
-                # 64 rows: pictures of a whole row group are hundreds of MB
                 for batch in table.iter_batches(batch_size=64, row_groups=[part], columns=columns):
                     batch.validate(full=True)  # texts that are not UTF-8
-                    yield batch
+                    yield batch.to_pylist()
         else:
             batch = _ipc(file)[1][part]
             batch.validate(full=True)  # Arrow follows the offsets of a damaged file out of its memory
-            yield from (batch.slice(start, 64) for start in range(0, batch.num_rows, 64))
-    except (arrow.ArrowException, OSError) as problem:
+            known = batch.select([name for name in _COLUMNS if name in batch.schema.names])
+            yield from (known.slice(start, 64).to_pylist() for start in range(0, known.num_rows, 64))
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Any]:
+    """pyarrow, or the sentence that it is not there; what it raises on a damaged file is one, too."""
+    arrow = _arrow()
+    try:
+        yield arrow
+    except UserError:
+        raise
+    except (arrow.ArrowException, OSError, ValueError, LookupError, OverflowError) as problem:
         raise UserError(f"{file} cannot be read ({problem}); download or write it again") from problem
 
 

@@ -103,3 +103,12 @@ def test_reasons_come_from_the_journal_too(tmp_path: Path) -> None:
 def test_looking_at_none_and_at_all_is_a_contradiction(settings: dict) -> None:
     with pytest.raises(UserError, match="leave one out"):
         run_prepare(PrepareSettings(**settings, check_images=True, missing_images="ignore"))
+
+
+def test_damaged_lines_of_the_journal_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    journal = tmp_path / JOURNAL
+    lines = ['{"picture": "a", "reason": []}', '{"picture": "b", "reason": 5}', "[" * 100_000, "5", '{"picture": "c"']
+    journal.write_text("\n".join(lines) + "\n")
+    place = picture(tmp_path / "x.png")
+    with Decoder(journal, Workers(1)) as decoder:
+        assert decoder.reasons({"x": place}) == {} and decoder.decoded == 1

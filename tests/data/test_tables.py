@@ -235,3 +235,13 @@ def test_offsets_that_lead_out_of_the_file_are_a_sentence(tmp_path: Path, ending
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=rf"x.{ending} cannot be read .*download or write it again"):
         _read(tmp_path, path)
+
+
+def test_a_column_whose_name_is_not_utf8_is_a_sentence(tmp_path: Path) -> None:
+    table = pa.table({"question": ["Why?"], "zzzzzzzz": ["x"]})
+    with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as file:
+        file.write_table(table)
+    content = (tmp_path / "x.arrow").read_bytes()
+    (tmp_path / "x.arrow").write_bytes(content.replace(b"zzzzzzzz", b"\xff" * 8))
+    with pytest.raises(UserError, match="x.arrow cannot be read .*utf-8"):
+        _read(tmp_path, tmp_path / "x.arrow")
