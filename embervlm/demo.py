@@ -167,7 +167,7 @@ def _phase(title: str, command: str) -> Phase:
 def prepare_words(toy: Path, data: Path) -> list[str]:
     """`embervlm prepare` on what `embervlm toy` wrote. The questions stay bare: every token costs time here."""
     words = ["--out", str(data), "--image_root", f"{toy}/images", "--vqa_samples", "0", "--vqa_prompt", "{question}"]
-    words += ["--llava_samples", str(LLAVA_SAMPLES)]
+    words += ["--llava_samples", str(LLAVA_SAMPLES), "--image_tokens", "36"]  # of the tiny student's pictures
     for split, flag in (("train", "--"), ("val", "--val_")):
         words += [f"{flag}captions", f"{toy}/captions_{split}.json"]
         words += [f"{flag}llava", f"{toy}/llava_instruct_{split}.json"]
