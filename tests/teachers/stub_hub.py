@@ -33,6 +33,7 @@ class StubHub:
         self.status: dict[str, int] = {}  # id -> what its files, or all of it (404), are answered with
         self.damaged: dict[str, int] = {}  # file -> how many times more it is sent with a wrong byte
         self.cut: dict[str, int] = {}  # file -> after how many bytes every answer breaks off
+        self.hold: threading.Event | None = None  # what has broken off stays open until this is set
         self.sent: list[tuple[str, int]] = []  # (file, first byte) of every download
         self.url = ""
 
@@ -114,6 +115,8 @@ def serve(hub: StubHub) -> Iterator[str]:
             stop = hub.cut.get(name, whole)
             self.wfile.write(data[first:stop])
             if stop < whole:
+                if hub.hold is not None:
+                    hub.hold.wait(60)
                 self.close_connection = True
             return None
 

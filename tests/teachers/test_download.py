@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,7 +248,7 @@ def test_ctrl_c_keeps_what_came_and_the_environment_is_honoured(tmp_path: Path) 
     with serve(stub) as url:
         environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         command = [sys.executable, "-m", "embervlm.cli", "download-teacher", "--model", MODEL]
-        stub.cut[FIRST] = 15_000_000  # the client tries again after a second, so that there is time to stop it
+        stub.cut[FIRST], stub.hold = 15_000_000, threading.Event()  # it waits for the rest, so that it can be stopped
         part = tmp_path / "home/hub/models--own--tiny/blobs" / f"{digest(FIRST, data)}.partial"
         running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         waited = time.monotonic()
@@ -258,6 +259,7 @@ def test_ctrl_c_keeps_what_came_and_the_environment_is_honoured(tmp_path: Path) 
         kept = part.stat().st_size
         assert 0 < kept <= 15_000_000
         stub.cut.clear()
+        stub.hold.set()
         stub.sent.clear()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
