@@ -7,9 +7,10 @@ nothing would be left after Ctrl-C. So bytes come by its `http_get` into `blobs/
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from embervlm.teachers.hub import Entry, digest_of, storage
 
 AT_ONCE = 4
 """Files that come at the same time."""
+PATIENCE = 2.0
+"""Seconds that transfers have to end once all is to stop."""
 
 
 class _Stopped(Exception):
@@ -115,15 +118,35 @@ def fetch_files(source: str, revision: str, files: Mapping[str, Entry]) -> None:
     had = sum(path.stat().st_size for path in begun if path.is_file())
     stop = threading.Event()
     with _bar("fetching", sum(entry.size for _, entry in told.values()), had) as tell:
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            jobs = [threads.submit(_fetch, source, revision, *job, tell, stop) for job in told.values()]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-            except BaseException:
-                stop.set()
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        waiting, ended = iter(told.values()), queue.SimpleQueue[BaseException | None]()
+        taking = threading.Lock()
+
+        def work() -> None:
+            while not stop.is_set():
+                with taking:
+                    job = next(waiting, None)
+                if job is None:
+                    return
+                try:
+                    _fetch(source, revision, *job, tell, stop)
+                    ended.put(None)
+                except BaseException as error:
+                    ended.put(error)
+
+        # Daemons: one that waits for a silent server must not keep a person waiting who has pressed Ctrl-C.
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in told:
+                if (error := ended.get()) is not None:
+                    raise error
+        except BaseException:
+            stop.set()
+            until = time.monotonic() + PATIENCE
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+            raise
 
 
 def _fetch(
