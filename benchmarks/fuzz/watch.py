@@ -90,10 +90,12 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.key: str | None
-        self._base = self._began = self._worked = 0.0
+        self._began = self._worked = 0.0
+        self._base = 0
 
     def begin(self, key: str) -> None:
-        self.key, self._began, self._worked = key, time.monotonic(), _worked(self.process.pid)
+        self.key, self._began = key, time.monotonic()
+        self._worked, self._base = _worked(self.process.pid), _resident(self.process.pid)
         self.pipe.send(key)
 
     def look(self, seconds: float, memory: int) -> Result | None:
@@ -102,7 +104,7 @@ class _Worker:
             if self.pipe.poll():
                 said = self.pipe.recv()
                 if not self.ready:
-                    self.ready, self._base = True, said
+                    self.ready = True
                     return None
                 self.key = None
                 if said.peak > memory:
@@ -120,7 +122,7 @@ class _Worker:
             time.sleep(0.3)
             return self._end(HUNG, f"still at it after {took:.0f} s, {worked:.1f} s of them at work")
         if (grown := _resident(self.process.pid) - self._base) > memory:
-            return self._end(MEMORY, _took(int(grown)))
+            return self._end(MEMORY, _took(grown))
         return None
 
     def _end(self, outcome: str, detail: str) -> Result | None:
@@ -180,7 +182,7 @@ def _serve(pipe: Any, seed: int, folder: str, warm: str) -> None:
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log)
     tempfile.tempdir = folder  # removed with all that a killed process leaves behind
-    pipe.send(_resident(os.getpid()))
+    pipe.send(None)  # ready
     while True:
         try:
             key = pipe.recv()

@@ -49,6 +49,8 @@ def _odd(info: Mapping[str, Any]) -> str:
     odd = [name for name, kind in kinds.items() if type(info[name]) is not kind]
     if odd:
         return f"{odd[0]} is {type(info[odd[0]]).__name__}, expected {kinds[odd[0]].__name__}"
+    if nameless := [key for key in ("name", "tokenizer") if not isinstance(info["teacher"].get(key), str)]:
+        return f"the teacher has no {nameless[0]}"
     if not 0 < info["vocabulary"] <= MOST_WORDS:
         return f"a vocabulary of {info['vocabulary']} tokens"
     for entry in (*info["files"], *info["shards"]):

@@ -47,6 +47,8 @@ def test_a_manifest_nested_too_deeply_is_a_sentence(folder: Path) -> None:
     [
         (lambda info: info.update(teacher=[]), "teacher is list, expected dict"),
         (lambda info: info.update(complete="yes"), "complete is str"),
+        (lambda info: info["teacher"].pop("tokenizer"), "the teacher has no tokenizer"),
+        (lambda info: info["teacher"].update(name=5), "the teacher has no name"),
         (lambda info: info.update(vocabulary=10**12), "a vocabulary of 1000000000000 tokens"),
         (lambda info: info.update(vocabulary=0), "a vocabulary of 0 tokens"),
         (lambda info: info["files"].append(5), "a file is described as 5"),

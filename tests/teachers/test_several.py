@@ -95,8 +95,8 @@ def test_names_with_commas_or_blanks_between() -> None:
 def manifest(folder: Path, teacher: str) -> Path:
     """As much of a cache as is read to find it."""
     folder.mkdir(parents=True, exist_ok=True)
-    keys = ("data", "settings", "vocabulary", "files", "shards", "complete", "end_of_turn_id")
-    info = {"version": VERSION, "teacher": {"name": teacher}, **{key: {} for key in keys}}
+    info = {"version": VERSION, "teacher": {"name": teacher, "tokenizer": "0"}, "data": {}, "settings": {}}
+    info |= {"vocabulary": 1, "files": [], "shards": [], "complete": True, "end_of_turn_id": 0}
     (folder / "manifest.json").write_text(json.dumps(info))
     return folder
 
