@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.learning.cells import Cell, Results, arm_of, regime_of
 from benchmarks.learning.regimes import cache_folder, data_folder, seconds_of
+from benchmarks.learning.stats import written
 from benchmarks.learning.world import World, quoted
 from embervlm.data.record import Record
 from embervlm.evaluate.command import run_evaluate
@@ -65,7 +66,7 @@ def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
         "best_step": best,
         "report": summary(result),
         "unseen": unseen(records, scores, world.unseen),
-        "tenths": scores,  # of each question of the half that is reported, in its order
+        "tenths": written(scores),  # of each question of the half that is reported, in its order
         "training_loss": [[row["step"], round(row["stage2/total_loss"], 4)] for row in losses],
         "seconds": {
             "training": round(trained, 1),
