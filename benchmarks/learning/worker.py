@@ -5,6 +5,7 @@ python -m benchmarks.learning.worker WORLD RESULTS CELL.json
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import shutil
@@ -136,9 +137,18 @@ def _rounded(value: Any) -> Any:
 def main() -> int:
     folder, results, cell_file = map(Path, sys.argv[1:])
     cell = Cell.from_json(json.loads(cell_file.read_text(encoding="utf-8")))
-    world = World(folder, cell.scale)
-    Results(results).put(cell, run_cell(cell, world, folder / "runs" / cell.key))
+    work(cell, World(folder, cell.scale), Results(results))
     return 0
+
+
+def work(cell: Cell, world: World, results: Results) -> None:
+    """Runs a cell unless another grid does so at this moment, or has done: then that one's outcome stands."""
+    out = world.folder / "runs" / cell.key
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f"{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits; goes with the process, however it ends
+        if results.get(cell) is None:
+            results.put(cell, run_cell(cell, world, out))
 
 
 if __name__ == "__main__":
