@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ QUICK_ARMS, QUICK_REGIMES, QUICK_SEEDS, QUICK_RATES = ("sft", "soft", "answers")
 
 def main() -> int:
     options = read_options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its cells end with it, as after Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scale = QUICK if options.quick else FULL
     grid = Grid(scale, options.regimes, options.arms, options.seeds, options.rates)
     world = World(options.out / ("quick" if options.quick else "full"), scale)

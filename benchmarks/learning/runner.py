@@ -80,7 +80,7 @@ def start(cell: Cell, world: World, results: Results) -> Running:
     file = world.folder / "runs" / f"{cell.key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, cell.to_json())
-    log = log_of(cell, world).open("wb")
+    log = log_of(cell, world).open("ab")  # another grid may be at this cell
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         command(file, world, results),

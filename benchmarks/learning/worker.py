@@ -5,6 +5,7 @@ python -m benchmarks.learning.worker WORLD RESULTS CELL.json
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 from benchmarks.learning.cells import Cell, Results, arm_of, regime_of
 from benchmarks.learning.regimes import cache_folder, data_folder, seconds_of
+from benchmarks.learning.stats import written
 from benchmarks.learning.world import World, quoted
 from embervlm.data.record import Record
 from embervlm.evaluate.command import run_evaluate
@@ -65,7 +67,7 @@ def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
         "best_step": best,
         "report": summary(result),
         "unseen": unseen(records, scores, world.unseen),
-        "tenths": scores,  # of each question of the half that is reported, in its order
+        "tenths": written(scores),  # of each question of the half that is reported, in its order
         "training_loss": [[row["step"], round(row["stage2/total_loss"], 4)] for row in losses],
         "seconds": {
             "training": round(trained, 1),
@@ -135,9 +137,18 @@ def _rounded(value: Any) -> Any:
 def main() -> int:
     folder, results, cell_file = map(Path, sys.argv[1:])
     cell = Cell.from_json(json.loads(cell_file.read_text(encoding="utf-8")))
-    world = World(folder, cell.scale)
-    Results(results).put(cell, run_cell(cell, world, folder / "runs" / cell.key))
+    work(cell, World(folder, cell.scale), Results(results))
     return 0
+
+
+def work(cell: Cell, world: World, results: Results) -> None:
+    """Runs a cell unless another grid does so at this moment, or has done: then that one's outcome stands."""
+    out = world.folder / "runs" / cell.key
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f"{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits; goes with the process, however it ends
+        if results.get(cell) is None:
+            results.put(cell, run_cell(cell, world, out))
 
 
 if __name__ == "__main__":

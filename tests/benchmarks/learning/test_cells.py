@@ -1,16 +1,19 @@
 """What is finished is not run again, and what was something else is never taken for it."""
 
+import fcntl
 import json
+import threading
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.learning import arms, runner
+from benchmarks.learning import worker as program
 from benchmarks.learning.arms import Arm
 from benchmarks.learning.cells import Cell, Results
 from benchmarks.learning.plan import Grid, chosen_rate
 from benchmarks.learning.runner import run_cells
-from benchmarks.learning.worker import best_step, curve, train_words
+from benchmarks.learning.worker import best_step, curve, train_words, work
 from benchmarks.learning.world import FULL, QUICK, World
 from embervlm.errors import UserError
 from embervlm.options import parse
@@ -128,3 +131,28 @@ def test_arms_are_settings_that_training_knows_and_differ_in_nothing_else(arm, t
     )
     assert all(getattr(mine, name) == getattr(sft, name) for name in same)
     assert mine.save_steps == mine.eval_steps and FULL.steps % FULL.evaluations == 0
+
+
+def test_a_cell_that_another_grid_has_finished_meanwhile_is_not_run_again(tmp_path, monkeypatch):
+    """Two grids that share cells would train them twice, and delete each other's checkpoints."""
+    world, results, ran = World(tmp_path, FULL), Results(tmp_path / "cells"), []
+    monkeypatch.setattr(program, "run_cell", lambda cell, world, out: ran.append(cell) or measured(0.5))
+    work(CELL, world, results)
+    work(CELL, world, results)
+    assert ran == [CELL]
+
+
+def test_a_second_process_waits_for_the_first_one(tmp_path, monkeypatch):
+    world, results, ran = World(tmp_path, FULL), Results(tmp_path / "cells"), []
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(program, "run_cell", lambda cell, world, out: ran.append(cell) or measured(0.1))
+    other = tmp_path / "runs" / f"{CELL.key}.lock"
+    with other.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=work, args=(CELL, world, results))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        results.put(CELL, measured(0.5))
+    thread.join(10)
+    assert not thread.is_alive() and not ran

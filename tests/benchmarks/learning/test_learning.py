@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.learning import __main__ as program
 from benchmarks.learning.cells import Results
+from benchmarks.learning.stats import read
 from benchmarks.learning.world import Scale
 
 TINY = Scale(
@@ -31,7 +32,7 @@ def test_cells_are_trained_compared_and_not_trained_again(tmp_path, monkeypatch,
     assert len(cells) == 4  # and the references
     first = json.loads(next(path for path in cells if ".sft." in path.name).read_text())
     assert len(first["tenths"]) == first["report"]["questions"]
-    assert first["report"]["accuracy"] == pytest.approx(sum(first["tenths"]) / len(first["tenths"]) / 10, abs=1e-4)
+    assert first["report"]["accuracy"] == pytest.approx(read(first["tenths"]).mean() / 100, abs=1e-4)
     assert program.main() == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()} == cells
     assert Results(tmp_path / "out" / "cells").folder.is_dir()

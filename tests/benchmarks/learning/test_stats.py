@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.learning.stats import compare, mean_curve, over_pictures, over_seeds, steps_to
+from benchmarks.learning.stats import compare, mean_curve, over_pictures, over_seeds, read, steps_to, written
 
 
 def cell(tenths: list[int], curve: list[tuple[int, float]] = ()) -> dict:
     accuracy = sum(tenths) / len(tenths) / 10
     return {
-        "tenths": tenths,
+        "tenths": written(tenths),
         "report": {"accuracy": accuracy, "without_yes_no": accuracy, "by_answer_type": {"other": accuracy}},
         "unseen": {"unseen_pairs": accuracy},
         "curve": [{"step": step, "vqa_accuracy": value} for step, value in curve],
@@ -74,3 +74,7 @@ def test_steps_to_an_accuracy():
     assert steps_to(curve, 20) == 100  # before the first look nothing is known
     assert steps_to(curve, 50) == pytest.approx(200)
     assert steps_to(curve, 60) is None
+
+
+def test_scores_are_read_as_they_were_written():
+    assert read(written(list(range(11)))).tolist() == [10.0 * tenth for tenth in range(11)]
