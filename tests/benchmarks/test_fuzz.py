@@ -22,8 +22,9 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 
 
 def test_a_hundred_inputs_are_read_or_rejected_with_a_reason(tmp_path: Path) -> None:
-    """In this process, for speed: what hangs or dies by a signal is for the benchmark itself to find."""
+    """In this process, for speed: bombs, hangs and signals are for the benchmark itself to find."""
     chosen = keys(0.04, ("prepare", "root", "loader", "image", "cache"))
+    chosen = [key for key in chosen if not key.startswith(("image/bomb/", "root/zip/entries/"))]
     assert len(chosen) > 100
     results = []
     for number, key in enumerate(chosen):
