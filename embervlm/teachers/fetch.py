@@ -145,7 +145,8 @@ def fetch_files(source: str, revision: str, files: Mapping[str, Entry]) -> None:
             stop.set()
             until = time.monotonic() + PATIENCE
             for thread in threads:
-                thread.join(max(0.0, until - time.monotonic()))
+                if thread.ident is not None:  # it was begun
+                    thread.join(max(0.0, until - time.monotonic()))
             raise
 
 

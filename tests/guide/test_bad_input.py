@@ -183,6 +183,8 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(world: Path, processes: int) -
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
+            # A shell starts what runs in its background deaf to SIGINT, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             deadline = time.monotonic() + 180

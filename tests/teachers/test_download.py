@@ -241,6 +241,11 @@ def test_pins_are_whole_commits() -> None:
     assert all(pin is not None and len(pin) == 40 and set(pin) <= set("0123456789abcdef") for pin in pins.values())
 
 
+def _heeds_ctrl_c() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_came_and_the_environment_is_honoured(tmp_path: Path) -> None:
     """The command itself, with HF_ENDPOINT and HF_HOME as a person sets them; stopped in the middle, then again."""
     stub, data = StubHub(), os.urandom(25_000_000)
@@ -250,7 +255,9 @@ def test_ctrl_c_keeps_what_came_and_the_environment_is_honoured(tmp_path: Path) 
         command = [sys.executable, "-m", "embervlm.cli", "download-teacher", "--model", MODEL]
         stub.cut[FIRST], stub.hold = 15_000_000, threading.Event()  # it waits for the rest, so that it can be stopped
         part = tmp_path / "home/hub/models--own--tiny/blobs" / f"{digest(FIRST, data)}.partial"
-        running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, preexec_fn=_heeds_ctrl_c
+        )
         waited = time.monotonic()
         while not (part.is_file() and part.stat().st_size) and time.monotonic() - waited < 120:
             time.sleep(0.05)
