@@ -14,13 +14,14 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-_BASE = ("errors", "tokens", "bpe", "console", "device", "journal", "options", "processes", "settings")
+_BASE = ("errors", "tokens", "bpe", "console", "device", "files", "journal", "options", "processes", "settings")
 _PARTS = (*_BASE, "data", "distill", "model", "batch", "teachers")
 ARROWS = {
     # from -> what it may import of ours, besides its own folder
     "errors": (),
     "console": (),
     "device": ("errors",),
+    "files": (),
     "journal": ("errors",),
     "processes": ("errors",),
     "options": ("errors",),

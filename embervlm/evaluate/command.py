@@ -191,10 +191,10 @@ class _Run:
                 print_judge(result.judge)
         if rivals:
             print_systems([result, *rivals.values()])
-            for rival in rivals.values():
-                if rival.system not in UNSEEING:
-                    continue
-                if sight := sight_of(result, rival, _scores(records, result), _scores(records, rival)):
+            unseeing = [rival for rival in rivals.values() if rival.system in UNSEEING]
+            mine = _scores(records, result) if unseeing else {}
+            for rival in unseeing:
+                if sight := sight_of(result, rival, mine, _scores(records, rival)):
                     console.print(sight.sentence(), soft_wrap=True)
         written: list[Path] = []
         for name, rival in rivals.items():
@@ -266,7 +266,9 @@ GUESSES: dict[str, Callable[[_Run], Answerer]] = {
 }
 SIGHTLESS: dict[str, Callable[[_Run], Answerer]] = {
     "blind": lambda run: WithoutImage(run._student()),
-    "mean_picture": lambda run: MeanImage(run.student, run.prepared.records(run.settings.split), _root(run)),
+    "mean_picture": lambda run: MeanImage(
+        run.student, run.prepared.records(run.settings.split), run.prepared.image_root
+    ),
     "shuffled_pictures": lambda run: ShuffledImages(run._student(), run.prepared.records(run.settings.split)),
 }
 """The choices of `--baselines`: guesses that need no model, and the student without its picture."""
@@ -290,10 +292,6 @@ def _scores(records: Sequence[Record], result: EvalResult) -> dict[str, dict[str
         name: {one.record.id: one.score for one in answered(name, records, result.predictions[name])}
         for name in result.vqa
     }
-
-
-def _root(run: _Run) -> Path:
-    return run.prepared.image_root
 
 
 def _training_args(checkpoint: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from embervlm.evaluate.figures import (
 from embervlm.evaluate.questions import Answered, title_of
 from embervlm.evaluate.report import charts
 from embervlm.evaluate.report_inputs import Kind, Said, TrainingRun
-from embervlm.evaluate.templates import RIGHT, read_asset, render_page, script_source, write_text
+from embervlm.evaluate.templates import RIGHT, read_asset, render_page, script_source
+from embervlm.files import write_whole
 
 COLOURS: tuple[Kind, ...] = ("student", "teacher", "undistilled", "blind", "baseline", "other")
 """Classes of report.css in the order of the runs: here they are colours and nothing else."""
@@ -34,7 +35,7 @@ TONES = {1: "up", 0: "level", -1: "down"}
 
 def write_comparison(comparison: Comparison, path: Path, examples: int = 8) -> Path:
     """Write the page to `path`; `examples`: of each kind of disagreement, drawn by the comparison's seed."""
-    return write_text(path, render_comparison(comparison, examples))
+    return write_whole(path, render_comparison(comparison, examples))
 
 
 def render_comparison(comparison: Comparison, examples: int = 8) -> str:

@@ -14,8 +14,9 @@ from embervlm.evaluate.paired import span
 from embervlm.evaluate.questions import CLOSED, Answered, answered, benchmarks_of, title_of
 from embervlm.evaluate.report_inputs import Said
 from embervlm.evaluate.results import EvalResult
-from embervlm.evaluate.templates import duration, percent, read_asset, render_page, script_source, write_text
+from embervlm.evaluate.templates import duration, percent, read_asset, render_page, script_source
 from embervlm.evaluate.vqa import Share, VqaScores
+from embervlm.files import write_whole
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record
@@ -39,7 +40,7 @@ def write_page(
         records: those of the split.
         most: questions that are shown, drawn with more weight on the worst.
     """
-    return write_text(path, render_evaluation(result, records, image_root, most, seed))
+    return write_whole(path, render_evaluation(result, records, image_root, most, seed))
 
 
 def render_evaluation(

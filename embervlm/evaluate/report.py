@@ -14,7 +14,8 @@ from embervlm.evaluate.collect import collect_run
 from embervlm.evaluate.plots import Line, line_chart
 from embervlm.evaluate.report_inputs import Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.results import EvalResult
-from embervlm.evaluate.templates import percent, render_page, write_text
+from embervlm.evaluate.templates import percent, render_page
+from embervlm.files import write_whole
 from embervlm.settings import ReportSettings
 
 GUESS_MARGIN = 0.05
@@ -48,7 +49,7 @@ class Target:
 
 def write_report(inputs: ReportInputs, path: str | Path) -> Path:
     """Write the report of whatever `inputs` holds to `path`, whole or not at all."""
-    return write_text(Path(path), render(inputs))
+    return write_whole(Path(path), render(inputs))
 
 
 def run_report(settings: ReportSettings) -> None:

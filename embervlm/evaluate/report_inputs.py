@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from embervlm.errors import UserError
 from embervlm.evaluate.results import EvalResult, read_json
 from embervlm.evaluate.sight import Sight
+from embervlm.files import write_whole
 from embervlm.teachers.facts import TeacherFacts
 
 Kind = Literal["teacher", "student", "undistilled", "baseline", "blind", "other"]
@@ -127,10 +127,7 @@ class ReportInputs:
 
 def save_inputs(inputs: ReportInputs, path: Path) -> None:
     """As JSON, so that the report can be written again without running anything."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_plain(inputs), ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(_plain(inputs), ensure_ascii=False) + "\n")
 
 
 def load_inputs(path: Path) -> ReportInputs:

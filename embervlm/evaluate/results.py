@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from embervlm.evaluate.divergence import Divergence
 from embervlm.evaluate.instruct import InstructResult
 from embervlm.evaluate.judge import JudgeResult, read_judge_result
 from embervlm.evaluate.vqa import Share, VqaScores
+from embervlm.files import write_whole
 
 SCHEMA = "embervlm/evaluation-1"
 
@@ -151,10 +151,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, data: Any) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def _vqa_scores(data: Mapping[str, Any]) -> VqaScores:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from embervlm.errors import UserError
+from embervlm.files import write_whole
 from embervlm.inspection.expected import Expectation, Position, Share, percent
 from embervlm.inspection.gather import Batch
 from embervlm.inspection.marks import legible, visible
@@ -83,11 +83,8 @@ def as_picture(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> I
 
 def write_page(path: Path, page: str) -> None:
     """Whole or not at all. UserError where that is impossible."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, page)
     except OSError as error:
         raise UserError(f"The page {path} could not be written ({error.strerror}).") from None
 

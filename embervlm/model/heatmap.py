@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from embervlm.errors import UserError
+from embervlm.files import write_whole
 from embervlm.model.attention import Look, PictureAttention
 
 WORDS = 8
@@ -53,11 +54,8 @@ def draw_heatmap(path: Path, picture: Image.Image, prompt: str, found: PictureAt
     file = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):  # a letter that matplotlib's own font lacks is drawn as a box
         figure.savefig(file, format=path.suffix.lower().lstrip("."), dpi=DPI)
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(file.getvalue())
-        os.replace(partial, path)
+        write_whole(path, file.getvalue())
     except OSError as error:
         raise UserError(f"--heatmap {path} cannot be written: {error.strerror}.") from error
 

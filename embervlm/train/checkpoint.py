@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from embervlm.errors import UserError
+from embervlm.files import write_whole
 
 FINAL = "checkpoint-final"
 WEIGHTS, SAFE_WEIGHTS = "pytorch_model.bin", "model.safetensors"
@@ -71,9 +72,7 @@ def save_model(model: Any, processor: Any, folder: Path, *, safetensors: bool) -
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all, readable by people."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from embervlm import EmberVLM
 from embervlm.data.record import Record
 from embervlm.evaluate.answerers import StudentAnswerer
 from embervlm.evaluate.asking import Unfinished, ask
 from embervlm.evaluate.results import load_result, predictions_path
+from tests.noisy_student import make_noisy_student
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,11 +70,7 @@ def test_a_half_written_answer_is_asked_again(prepared, tmp_path):
 
 def test_greedy_answers_do_not_depend_on_the_batch(prepared):
     """Padding on the left must be invisible: to positions, to attention, to the end of an answer."""
-    torch.manual_seed(3)
-    model = EmberVLM.from_preset("tiny").eval()
-    with torch.no_grad():  # far from uniform: what is likeliest is so by far
-        for parameter in model.language_model.parameters():
-            parameter += 0.08 * torch.randn_like(parameter)
+    model = make_noisy_student(0.08)
     images = ["red.png", "blue.png", "green.png", None]
     records = [
         Record(f"r{n}", images[n % 4], " ".join(["What", "about", "the", "dog?"][: 1 + n % 4] * (1 + n % 5)), "x")

@@ -11,18 +11,14 @@ from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.evaluate.closed import ClosedAnswerer, build_trie, common_answers
 from embervlm.model.modeling import EmberVLM
+from tests.noisy_student import make_noisy_student
 
 ANSWERS = ["yes", "no", "two", "two dogs", "two dogs and a cat", "bottom left", "bottom right", "red", "reddish", "12"]
 
 
 @pytest.fixture(scope="module")
 def model() -> EmberVLM:
-    torch.manual_seed(3)
-    model = EmberVLM.from_preset("tiny").eval()
-    with torch.no_grad():  # far from uniform, so that length alone does not decide
-        for parameter in model.language_model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
+    return make_noisy_student()  # far from uniform, so that length alone does not decide
 
 
 def scored(model: EmberVLM, image, question: str, answer: str) -> float:

@@ -21,11 +21,8 @@ from embervlm.inspection.expected import LISTED
 from embervlm.inspection.marks import Names, visible
 from embervlm.model.processing import build_processor
 from embervlm.settings import InspectSettings
-from embervlm.teachers.cache import build_cache
-from embervlm.teachers.registry import load_teacher
 from embervlm.teachers.store import TeacherCache
-from tests.tiny_teacher import make_tiny_teacher
-from tests.train.small_world import make_world
+from tests.train.small_world import make_taught_world
 
 PROCESSOR = build_processor("tiny")
 
@@ -33,13 +30,7 @@ PROCESSOR = build_processor("tiny")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Data, two teachers, and a folder with their caches; the second knows no record without a picture."""
-    folder = tmp_path_factory.mktemp("inspection")
-    data = make_world(folder / "data")
-    teachers = [make_tiny_teacher(folder / "a"), make_tiny_teacher(folder / "b", seed=5, vocabulary=300)]
-    prepared = open_prepared(data / "stage2")
-    for teacher, known in zip(teachers, (prepared, prepared.with_pictures()), strict=True):
-        build_cache(load_teacher(str(teacher)), known, ("train",), folder / "caches" / teacher.name, progress=False)
-    return data, teachers, folder / "caches"
+    return make_taught_world(tmp_path_factory.mktemp("inspection"), ("train",), lambda teacher: teacher.name)
 
 
 def settings(data, tmp_path, **changes):

@@ -10,6 +10,7 @@ from embervlm import EmberVLM
 from embervlm.errors import UserError
 from embervlm.model.likelihood import log_likelihoods
 from embervlm.model.tokenizer import ASSISTANT, IMAGE, PAD, USER
+from tests.noisy_student import make_noisy_student
 
 ASKED = [
     (True, "What is it?", "a red ball"),
@@ -21,12 +22,7 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def model() -> EmberVLM:
-    torch.manual_seed(3)
-    model = EmberVLM.from_preset("tiny").eval()
-    with torch.no_grad():
-        for parameter in model.language_model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
+    return make_noisy_student()
 
 
 def images() -> list[Image.Image | None]:

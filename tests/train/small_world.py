@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from embervlm.data.prepared import open_prepared
 from embervlm.data.record import Record, write_records
 from embervlm.settings import TrainSettings
+from embervlm.teachers.cache import build_cache
+from embervlm.teachers.registry import load_teacher
+from tests.tiny_teacher import make_tiny_teacher
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (20, 160, 40), "yellow": (230, 220, 30)}
 
@@ -70,6 +75,21 @@ def make_world(folder: Path, train: int = 12, val: int = 6, pixels: int = 24) ->
             write_records(home / f"{split}.jsonl", records)
         (home / "dataset.json").write_text(json.dumps({"image_root": "../images", "splits": {}, "settings": {}}))
     return folder
+
+
+def make_taught_world(
+    folder: Path, splits: Sequence[str], name: Callable[[Path], str]
+) -> tuple[Path, list[Path], Path]:
+    """Data, two teachers, and a folder with their caches; the second teacher knows no record without a picture.
+
+    name: folder of a teacher -> folder of its cache.
+    """
+    data, caches = make_world(folder / "data"), folder / "caches"
+    teachers = [make_tiny_teacher(folder / "a"), make_tiny_teacher(folder / "b", seed=5, vocabulary=300)]
+    prepared = open_prepared(data / "stage2")
+    for teacher, known in zip(teachers, (prepared, prepared.with_pictures()), strict=True):
+        build_cache(load_teacher(str(teacher)), known, tuple(splits), caches / name(teacher), progress=False)
+    return data, teachers, caches
 
 
 def settings(data: Path, out: Path, **changes) -> TrainSettings:

@@ -22,7 +22,7 @@ from embervlm.teachers.several import folder_name
 from embervlm.train.run import run_train
 from embervlm.train.teaching import build_lesson
 from tests.tiny_teacher import make_tiny_teacher
-from tests.train.small_world import make_world, settings
+from tests.train.small_world import make_taught_world, settings
 
 CPU = torch.device("cpu")
 
@@ -30,14 +30,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Data, two teachers, and a folder with their caches: the second one knows no record without a picture."""
-    folder = tmp_path_factory.mktemp("several")
-    data = make_world(folder / "data")
-    teachers = [make_tiny_teacher(folder / "a"), make_tiny_teacher(folder / "b", seed=5, vocabulary=300)]
-    prepared = open_prepared(data / "stage2")
-    for teacher, known in zip(teachers, (prepared, prepared.with_pictures()), strict=True):
-        target = folder / "caches" / folder_name(str(teacher))
-        build_cache(load_teacher(str(teacher)), known, ("train", "val"), target, progress=False)
-    return data, [str(teacher) for teacher in teachers], folder / "caches"
+    data, teachers, caches = make_taught_world(
+        tmp_path_factory.mktemp("several"), ("train", "val"), lambda teacher: folder_name(str(teacher))
+    )
+    return data, [str(teacher) for teacher in teachers], caches
 
 
 def beside(world, out: Path) -> Path:
