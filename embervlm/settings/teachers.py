@@ -52,6 +52,10 @@ class AnswerSettings(TeacherLoading):
     output_dir: Path = option(
         Path("data/answered"), "The new set goes to its stage1/ or stage2/; a run that was stopped continues there"
     )
+    ask: str = option(
+        "all", "Which records are asked; unlabelled: those that nobody has answered, the others are kept as they are",
+        choices=("all", "unlabelled"),
+    )  # fmt: skip
     max_new_tokens: int = option(256, "Longest answer, in tokens; one that is cut off is left out", minimum=1)
     do_sample: bool = option(False, "Sample instead of taking the likeliest token")
     samples: int = option(1, "Answers to each record; equal ones are kept once", minimum=1)

@@ -267,3 +267,31 @@ def test_answering_answers_again_keeps_ids_apart(world: Path) -> None:
     made = answer(world, references="all")
     with pytest.raises(UserError, match="which another record has"):
         answer(world, dataset_path=made.folder, output_dir=world / "twice", references="all")
+
+
+def test_only_what_nobody_answered_is_asked(world: Path) -> None:
+    """`--ask unlabelled`: few labels, each as it is, and the teacher's answers for the rest."""
+    prepared = open_prepared(world / "stage2")
+    records = prepared.records("train")
+    mute = [replace(r, response="", answers=None) if r.answers and n % 2 else r for n, r in enumerate(records)]
+    write_records(prepared.path("train"), mute)
+    made = answer(world, ask="unlabelled").records("train")
+    labels = [record for record in mute if record.labelled]
+    assert 0 < len(labels) < len(mute) == len(made)
+    assert made[: len(labels)] == labels
+    rest, teacher = made[len(labels) :], load_teacher(TOY)
+    assert {record.id for record in rest} == {record.id for record in mute if not record.labelled}
+    assert [record.response for record in rest] == teacher.generate(rest, prepared.image_root, 96)
+
+
+def test_what_is_kept_is_counted_apart_from_what_was_asked(world: Path) -> None:
+    prepared = open_prepared(world / "stage2")
+    first, *others = prepared.records("train")
+    write_records(prepared.path("train"), [replace(first, response="", conversations=None), *others])
+    told = answer(world, ask="unlabelled").info["answered"]["splits"]["train"]
+    assert (told["asked"], told["kept"], told["references"], told["records"]) == (1, 1, len(others), len(others) + 1)
+
+
+def test_a_set_without_gaps_has_nothing_to_ask(world: Path) -> None:
+    with pytest.raises(UserError, match="every record of train .* has an answer, so --ask unlabelled asks nothing"):
+        answer(world, ask="unlabelled")
