@@ -47,7 +47,9 @@ class Size:
 FULL = Size(train_images=1500, val_images=250, stage1_steps=480, stage2_steps=800)
 QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage2_steps=4)
 STAGE1 = "--batch_size 32 --learning_rate 3e-3"
-STAGE2 = "--batch_size 64 --learning_rate 2e-3"
+STAGE2 = "--batch_size 64 --learning_rate 2e-3 --unfreeze_vision 0"
+TAUGHT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
+"""configs/recommended.yaml, which an installed package does not have beside it."""
 LLAVA_SAMPLES = 600
 """Long texts have most of the tokens; with all of them the short answers would hardly be heard in so few steps."""
 
@@ -105,6 +107,7 @@ def plan(settings: DemoSettings) -> list[Phase]:
     shared = f"--data_dir {data} --max_length 256 --dataloader_workers 0 --eval_samples 200 --save_total_limit 2 {seed}"
     first = f"{STAGE1} {_steps(size.stage1_steps)}"
     second = f"--resume_from {outputs}/stage1/checkpoint-final {shared} {STAGE2} {_steps(size.stage2_steps)}"
+    second += f" --features_dir {outputs}/features"
     asked = f"--dataset_path {data}/stage2 --teacher_outputs {cache} --batch_size 64"
     return [
         _phase(
@@ -126,7 +129,7 @@ def plan(settings: DemoSettings) -> list[Phase]:
         _phase(
             "Stage 2: follow instructions, taught by the teacher",
             f"train --stages 2 {second} --output_dir {outputs} --teacher_model {TEACHER} "
-            f"--use_cached_teacher_outputs {cache}",
+            f"--use_cached_teacher_outputs {cache} {TAUGHT}",
         ),
         _phase(
             "Stage 2 again: the same steps on the same data without the teacher",

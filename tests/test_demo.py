@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from embervlm.demo import plan, run_demo
-from embervlm.settings import DemoSettings
+from embervlm.demo import TAUGHT, plan, run_demo
+from embervlm.options import parse
+from embervlm.settings import DemoSettings, TrainSettings
 
 
 @pytest.mark.slow
@@ -33,8 +34,16 @@ def test_both_students_differ_in_the_teacher_alone() -> None:
 
     def shared(words: list[str]) -> set[str]:
         text = " ".join(words).replace("/undistilled", "")
-        for flag in ("--teacher_model toy-llava", "--disable_distillation"):
+        for flag in ("--teacher_model toy-llava", "--disable_distillation", TAUGHT):
             text = text.replace(flag, "")
         return set(text.split()) - {"--use_cached_teacher_outputs", "outputs/demo/outputs/stage2/teacher_outputs"}
 
     assert shared(distilled) == shared(alone)
+
+
+def test_the_demo_teaches_as_is_recommended() -> None:
+    file = Path(__file__).parents[1] / "configs" / "recommended.yaml"
+    recommended = parse(TrainSettings, ["--config", str(file)]).for_stage(2)
+    shown = parse(TrainSettings, TAUGHT.split()).for_stage(2)
+    for name in ("distillation_alpha", "sft_weight", "distillation_temperature"):
+        assert getattr(shown, name) == getattr(recommended, name)

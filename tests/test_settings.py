@@ -63,6 +63,13 @@ def test_shipped_file_and_code_agree(stage: int, elsewhere: Path) -> None:
     assert explicit(train("--config", str(CONFIG), stage=stage)) == explicit(train(stage=stage))
 
 
+def test_recommended_file_changes_the_loss_alone(elsewhere: Path) -> None:
+    recommended = explicit(train("--config", str(CONFIG.with_name("recommended.yaml"))))
+    usual = explicit(train())
+    changed = {name: value for name, value in recommended.items() if value != usual[name]}
+    assert changed == {"distillation_alpha": 0.9, "sft_weight": 0.1, "distillation_temperature": 1.0}
+
+
 def test_guides_block_is_the_default(elsewhere: Path) -> None:
     settings = train("--config", written(elsewhere, GUIDE_BLOCK))
     assert explicit(settings) == explicit(train())
