@@ -74,11 +74,17 @@ COLUMNS = (
     "gain over SFT",
     "± seeds",
     "± pictures",
+    "gap closed",
     "without yes/no",
     "unseen pairs",
     "KL",
+    "calibration error",
     "steps",
 )
+
+
+IN_CONSOLE = ("seeds", "accuracy", "gain over SFT", "± pictures", "without yes/no", "KL", "steps")
+"""What fits into 80 columns beside the arm's short name."""
 
 
 def shown(arm: str, row: Mapping[str, Any]) -> list[str]:
@@ -92,17 +98,20 @@ def shown(arm: str, row: Mapping[str, Any]) -> list[str]:
         f"{gain['mean']:+.1f}" if is_gain else "",
         _interval(gain["over_seeds"]) if is_gain else _interval(row["over_seeds"], signed=False),
         _interval(gain["over_pictures"]) if is_gain else "",
+        "" if not is_gain or row.get("gap_closed") is None else f"{row['gap_closed']:.0%}",
         f"{parts['without yes/no']:.1f}",
         f"{parts['unseen pairs']:.1f}" if "unseen pairs" in parts else "",
         f"{parts['KL']:.2f}" if "KL" in parts else "",
+        f"{parts['calibration error']:.1%}" if "calibration error" in parts else "",
         "" if row.get("steps_to_sft") is None else f"{row['steps_to_sft']:.2f}",
     ]
 
 
 def console_table(figures: Figures, regime: str) -> Table:
-    table = Table(*COLUMNS, title=REGIMES[regime].title, title_justify="left")
+    table = Table("arm", *IN_CONSOLE, title=REGIMES[regime].title, title_justify="left")
     for arm, row in figures.rows(regime).items():
-        table.add_row(arm, *shown(arm, row)[1:])
+        texts = dict(zip(COLUMNS, shown(arm, row), strict=True))
+        table.add_row(arm, *(texts[column] for column in IN_CONSOLE))
     return table
 
 

@@ -34,11 +34,11 @@ class Scale:
     train_images: int = 1500
     val_images: int = 500  # one half to stop on, one to report
     stage1_steps: int = 480
-    steps: int = 300
-    evaluations: int = 5
-    stop_questions: int = 300  # of the half to stop on, at each evaluation
+    steps: int = 800
+    evaluations: int = 4
+    stop_questions: int = 650  # of the half to stop on, at each evaluation
     batch_size: int = 64
-    unfreeze_vision: int = -1
+    unfreeze_vision: int = 0
 
 
 FULL = Scale()
