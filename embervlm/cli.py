@@ -48,7 +48,7 @@ VERBS = {
     "answer": Verb("settings:AnswerSettings", "answering.run:run_answer"),
     "evaluate": Verb("settings:EvaluateSettings", "evaluate.command:run_evaluate"),
     "compare": Verb("settings:CompareSettings", "evaluate.compare:run_compare"),
-    "report": Verb("settings:ReportSettings", "evaluate.report:run_report"),
+    "report": Verb("settings:ReportSettings", "evaluate.pages.report:run_report"),
     "infer": Verb("settings:InferenceSettings", "model.inference:run_inference"),
     "download-teacher": Verb("settings:DownloadSettings", "teachers.download:run_download"),
     "test-teacher": Verb("settings:TeacherCheckSettings", "teachers.check:run_test_teacher"),

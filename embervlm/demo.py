@@ -25,7 +25,7 @@ from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import run_toy
 from embervlm.errors import UserError
 from embervlm.evaluate.command import run_evaluate
-from embervlm.evaluate.report import run_report
+from embervlm.evaluate.pages.report import run_report
 from embervlm.options import parse
 from embervlm.settings import CacheSettings, DemoSettings, EvaluateSettings, ReportSettings, ToySettings, TrainSettings
 from embervlm.teachers.cache import run_cache

@@ -15,7 +15,7 @@ from benchmarks.learning.cells import Results
 from benchmarks.learning.plan import Grid
 from benchmarks.learning.regimes import REGIMES
 from benchmarks.learning.stats import compare, mean_curve, steps_to
-from embervlm.evaluate.plots import Line, line_chart
+from embervlm.evaluate.pages.plots import Line, line_chart
 
 Measured = Mapping[int, Mapping[str, Any]]
 """Seed -> what its cell measured."""

@@ -27,7 +27,7 @@ from embervlm.evaluate.asking import Unfinished
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.benchmarks import BENCHMARKS, select
 from embervlm.evaluate.judge import open_judge
-from embervlm.evaluate.page import write_page
+from embervlm.evaluate.pages.evaluation import write_page
 from embervlm.evaluate.printing import print_judge, print_result, print_systems
 from embervlm.evaluate.questions import answered
 from embervlm.evaluate.results import EvalResult, read_json, save_result

@@ -12,9 +12,9 @@ from embervlm.console import console
 from embervlm.console import errors as error_console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.errors import UserError
-from embervlm.evaluate.compare_page import write_comparison
 from embervlm.evaluate.comparison import Compared, Comparison, compare_runs
-from embervlm.evaluate.figures import gain_words, p_words, score_words, sure
+from embervlm.evaluate.pages.comparison import write_comparison
+from embervlm.evaluate.pages.figures import gain_words, p_words, score_words, sure
 from embervlm.evaluate.questions import find_data, title_of
 from embervlm.evaluate.results import write_json
 from embervlm.evaluate.runs import Run, open_runs

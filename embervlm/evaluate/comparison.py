@@ -13,12 +13,12 @@ import numpy as np
 
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
-from embervlm.evaluate.cards import UNTYPED, kind_of
+from embervlm.evaluate.pages.cards import UNTYPED, kind_of
+from embervlm.evaluate.pages.templates import RIGHT
 from embervlm.evaluate.paired import DRAWS, Difference, paired_bootstrap
 from embervlm.evaluate.questions import Answered, benchmarks_of, read_answered, read_ids, title_of
 from embervlm.evaluate.runs import Run, differing
 from embervlm.evaluate.sight import UNSEEING, Sight, sight_of
-from embervlm.evaluate.templates import RIGHT
 from embervlm.evaluate.vqa import answer_type_order
 
 SCHEMA = "embervlm/comparison-1"

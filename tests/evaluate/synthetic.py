@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from embervlm.evaluate.divergence import Divergence
 from embervlm.evaluate.instruct import InstructResult
-from embervlm.evaluate.report_inputs import (
+from embervlm.evaluate.pages.report_inputs import (
     AlignedText,
     CacheFacts,
     NextToken,

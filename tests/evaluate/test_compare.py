@@ -5,8 +5,8 @@ import json
 import pytest
 
 from embervlm.cli import main
-from embervlm.evaluate.templates import read_asset
-from tests.evaluate.pages import check
+from embervlm.evaluate.pages.templates import read_asset
+from tests.evaluate.pages.checks import check
 
 
 def test_the_verb_prints_a_table_and_writes_page_and_numbers(compared, tmp_path, capsys):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from embervlm.evaluate.report_inputs import TrainingRun
+from embervlm.evaluate.pages.report_inputs import TrainingRun
 from embervlm.evaluate.results import EvalResult, read_json
 
 _VERBS = {

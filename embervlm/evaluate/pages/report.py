@@ -10,11 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from embervlm.console import console
-from embervlm.evaluate.collect import collect_run
-from embervlm.evaluate.plots import Line, line_chart
-from embervlm.evaluate.report_inputs import Kind, ReportInputs, SystemRow, TrainingRun
+from embervlm.evaluate.pages.collect import collect_run
+from embervlm.evaluate.pages.plots import Line, line_chart
+from embervlm.evaluate.pages.report_inputs import Kind, ReportInputs, SystemRow, TrainingRun
+from embervlm.evaluate.pages.templates import percent, render_page
 from embervlm.evaluate.results import EvalResult
-from embervlm.evaluate.templates import percent, render_page
 from embervlm.files import write_whole
 from embervlm.settings import ReportSettings
 

@@ -7,10 +7,10 @@ import pytest
 
 from embervlm import tokens
 from embervlm.errors import UserError
-from embervlm.evaluate.collect import collect_run, system_rows
-from embervlm.evaluate.examples import aligned_example, next_token_example, picture_examples
-from embervlm.evaluate.phases import demo_phases
-from embervlm.evaluate.report import render, run_report
+from embervlm.evaluate.pages.collect import collect_run, system_rows
+from embervlm.evaluate.pages.examples import aligned_example, next_token_example, picture_examples
+from embervlm.evaluate.pages.phases import demo_phases
+from embervlm.evaluate.pages.report import render, run_report
 from embervlm.evaluate.results import save_result
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.teacher_view import view_cache

@@ -19,7 +19,7 @@ RIGHT, WRONG = 0.6, 0.3
 def render_page(template: str, **values: Any) -> str:
     """A page as a string, with `css` at hand; what models and people wrote is escaped."""
     environment = Environment(
-        loader=PackageLoader("embervlm", "evaluate"),
+        loader=PackageLoader("embervlm", "evaluate/pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -32,7 +32,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def read_asset(name: str) -> str:
-    return resources.files("embervlm.evaluate").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("embervlm.evaluate.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def script_source(script: str) -> str:

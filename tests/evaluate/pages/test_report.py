@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from embervlm.errors import UserError
-from embervlm.evaluate.report import findings, gap_closed, lead, render, targets, write_report
-from embervlm.evaluate.report_inputs import ReportInputs, SystemRow, load_inputs, save_inputs
+from embervlm.evaluate.pages.report import findings, gap_closed, lead, render, targets, write_report
+from embervlm.evaluate.pages.report_inputs import ReportInputs, SystemRow, load_inputs, save_inputs
+from embervlm.evaluate.pages.templates import duration
 from embervlm.evaluate.sight import Sight
-from embervlm.evaluate.templates import duration
 from tests.evaluate import synthetic
-from tests.evaluate.pages import HOSTILE, check
+from tests.evaluate.pages.checks import HOSTILE, check
 
 
 @pytest.fixture(scope="module")

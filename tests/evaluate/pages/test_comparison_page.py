@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from embervlm.evaluate.compare_page import render_comparison
 from embervlm.evaluate.comparison import compare_runs
+from embervlm.evaluate.pages.comparison import render_comparison
+from embervlm.evaluate.pages.templates import read_asset
 from embervlm.evaluate.runs import open_runs
-from embervlm.evaluate.templates import read_asset
 from tests.evaluate import synthetic
-from tests.evaluate.pages import HOSTILE, check
+from tests.evaluate.pages.checks import HOSTILE, check
 
 SCRIPT = (read_asset("page.js"),)
 

@@ -1,9 +1,9 @@
 """Which questions a page shows, and their pictures."""
 
 from embervlm.data.record import Record
-from embervlm.evaluate.cards import Album, choose, make_card
+from embervlm.evaluate.pages.cards import Album, choose, make_card
+from embervlm.evaluate.pages.report_inputs import Said
 from embervlm.evaluate.questions import Answered
-from embervlm.evaluate.report_inputs import Said
 
 
 def test_wrong_answers_are_drawn_with_four_times_the_weight():

@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from embervlm.data.images import resolve_image
 from embervlm.errors import UserError
-from embervlm.evaluate.examples import picture_data_uri
+from embervlm.evaluate.pages.examples import picture_data_uri
+from embervlm.evaluate.pages.report_inputs import Said
+from embervlm.evaluate.pages.templates import verdict
 from embervlm.evaluate.questions import Answered, title_of
-from embervlm.evaluate.report_inputs import Said
-from embervlm.evaluate.templates import verdict
 from embervlm.evaluate.vqa import question_type
 
 if TYPE_CHECKING:

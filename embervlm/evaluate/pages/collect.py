@@ -12,10 +12,10 @@ from embervlm.batch.dataset import RecordDataset
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
-from embervlm.evaluate.examples import aligned_example, next_token_example, picture_examples
-from embervlm.evaluate.phases import demo_phases, measured_phases
+from embervlm.evaluate.pages.examples import aligned_example, next_token_example, picture_examples
+from embervlm.evaluate.pages.phases import demo_phases, measured_phases
+from embervlm.evaluate.pages.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.questions import find_data, read_answered
-from embervlm.evaluate.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.results import EvalResult, is_result, load_result, predictions_path, read_json
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.sight import UNSEEING, Sight, sight_of

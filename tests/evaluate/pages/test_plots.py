@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from embervlm.evaluate.plots import HEIGHT, WIDTH, Line, line_chart, running_mean, ticks
+from embervlm.evaluate.pages.plots import HEIGHT, WIDTH, Line, line_chart, running_mean, ticks
 
 
 def test_a_chart_is_well_formed_and_inside_its_frame():

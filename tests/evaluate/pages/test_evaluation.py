@@ -6,12 +6,12 @@ import re
 import pytest
 
 from embervlm.evaluate.command import run_evaluate
-from embervlm.evaluate.page import render_evaluation, write_page
+from embervlm.evaluate.pages.evaluation import render_evaluation, write_page
+from embervlm.evaluate.pages.templates import read_asset, script_source
 from embervlm.evaluate.runner import evaluate
-from embervlm.evaluate.templates import read_asset, script_source
 from embervlm.settings import EvaluateSettings
 from tests.evaluate import synthetic
-from tests.evaluate.pages import HOSTILE, check
+from tests.evaluate.pages.checks import HOSTILE, check
 from tests.evaluate.test_runner import ALL, Oracle
 
 SCRIPT = (read_asset("page.js"),)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from embervlm.evaluate.cards import Album, Card, make_card
 from embervlm.evaluate.comparison import Compared, Comparison, Row
-from embervlm.evaluate.figures import (
+from embervlm.evaluate.pages.cards import Album, Card, make_card
+from embervlm.evaluate.pages.figures import (
     divergence_figures,
     gain_words,
     interval_words,
@@ -21,10 +21,10 @@ from embervlm.evaluate.figures import (
     sure,
     verdict_sentence,
 )
+from embervlm.evaluate.pages.report import charts
+from embervlm.evaluate.pages.report_inputs import Kind, Said, TrainingRun
+from embervlm.evaluate.pages.templates import RIGHT, read_asset, render_page, script_source
 from embervlm.evaluate.questions import Answered, title_of
-from embervlm.evaluate.report import charts
-from embervlm.evaluate.report_inputs import Kind, Said, TrainingRun
-from embervlm.evaluate.templates import RIGHT, read_asset, render_page, script_source
 from embervlm.files import write_whole
 
 COLOURS: tuple[Kind, ...] = ("student", "teacher", "undistilled", "blind", "baseline", "other")

@@ -19,7 +19,7 @@ from embervlm.data.images import Place, load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.distill.targets import ANCHORED, INTERIOR, NONE, ResponseTargets
 from embervlm.evaluate.instruct import instruction_score
-from embervlm.evaluate.report_inputs import AlignedText, Kind, NextToken, PictureExample, Said, Token
+from embervlm.evaluate.pages.report_inputs import AlignedText, Kind, NextToken, PictureExample, Said, Token
 from embervlm.evaluate.teacher_view import TeacherView
 from embervlm.evaluate.vqa import question_type, record_accuracy
 from embervlm.teachers.outputs import TeacherOutputs

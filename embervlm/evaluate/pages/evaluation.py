@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from embervlm.evaluate.cards import WORST_WEIGHT, Album, choose, make_card
-from embervlm.evaluate.figures import decoding, divergence_figures, shown
+from embervlm.evaluate.pages.cards import WORST_WEIGHT, Album, choose, make_card
+from embervlm.evaluate.pages.figures import decoding, divergence_figures, shown
+from embervlm.evaluate.pages.report_inputs import Said
+from embervlm.evaluate.pages.templates import duration, percent, read_asset, render_page, script_source
 from embervlm.evaluate.paired import span
 from embervlm.evaluate.questions import CLOSED, Answered, answered, benchmarks_of, title_of
-from embervlm.evaluate.report_inputs import Said
 from embervlm.evaluate.results import EvalResult
-from embervlm.evaluate.templates import duration, percent, read_asset, render_page, script_source
 from embervlm.evaluate.vqa import Share, VqaScores
 from embervlm.files import write_whole
 
