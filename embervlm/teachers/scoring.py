@@ -13,6 +13,7 @@ from torch import Tensor
 
 from embervlm import tokens
 from embervlm.console import console
+from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.teachers.passes import Bounds, Pass, Row, plan_passes
@@ -69,10 +70,7 @@ class Scorer:
             return self._score_pass(part, image_root, top_k)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
-                raise UserError(
-                    f"record {rows[0].record.id} does not fit into the memory of {self.model.device} beside teacher "
-                    f"{self.name} ({str(error).partition('.')[0]}); use another --device"
-                ) from None
+                raise does_not_fit(rows[0].record, self.name, self.model.device, error) from None
         # Not inside of the handler, where the traceback would still hold the tensors of the failed pass.
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -208,3 +206,11 @@ def _read_from(row: Row, length: int) -> list[int]:
     """Positions that predict the answers' tokens in a row of `length` tokens, all answers at its end."""
     begins = [length - answer.behind - 1 for answer in row.located]
     return [begin + step for begin, answer in zip(begins, row.located, strict=True) for step in range(len(answer.ids))]
+
+
+def does_not_fit(record: Record, teacher: str, device: torch.device, error: torch.OutOfMemoryError) -> UserError:
+    """What is said where there is no memory for a single record."""
+    return UserError(
+        f"record {record.id} does not fit into the memory of {device} beside teacher {teacher} "
+        f"({str(error).partition('.')[0]}); use another --device"
+    )

@@ -162,6 +162,30 @@ def test_an_answer_is_the_same_in_any_batch_and_reads_the_turns_before_it(teache
     assert said == same != moved
 
 
+def test_a_batch_of_answers_that_does_not_fit_is_halved(root: Path, monkeypatch, capsys):
+    """The answers are the same, drawn ones too; what did not fit is not tried again."""
+    teacher = load_teacher(str(root))
+    drawn = Sampling(2.0, 1.0, list(range(len(RECORDS))))
+    expected = [teacher.answer(RECORDS, root, 6), teacher.answer(RECORDS, root, 6, drawn)]
+    ask, sizes = teacher._answer_batch, []
+
+    def small(records, *arguments):
+        sizes.append(len(records))
+        if len(records) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return ask(records, *arguments)
+
+    monkeypatch.setattr(teacher, "_answer_batch", small)
+    assert teacher.answer(RECORDS, root, 6) == expected[0]
+    assert capsys.readouterr().out.count("now answers 2 records at once") == 1 and max(sizes) == 4
+    sizes.clear()
+    assert teacher.answer(RECORDS, root, 6, drawn) == expected[1]
+    assert max(sizes) == 2
+    monkeypatch.setattr(teacher, "_answer_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(UserError, match="record .* does not fit into the memory of cpu"):
+        teacher.answer(RECORDS[:1], root, 6)
+
+
 def test_a_question_that_leaves_no_room_to_answer_is_refused(teacher: HFTeacher, root: Path):
     """Positions beyond those of the training give words without sense, and no error."""
     with pytest.raises(UserError, match="record long: its prompt is .* reads 256"):
