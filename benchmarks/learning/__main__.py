@@ -38,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # its cells end with it, as after Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scale = QUICK if options.quick else FULL
-    scale = replace(scale, steps=options.steps or scale.steps)
+    scale = replace(scale, steps=options.steps or scale.steps, unfreeze_vision=options.unfreeze_vision)
     grid = Grid(scale, options.regimes, options.arms, options.seeds, options.rates)
     world = World(options.out / ("quick" if options.quick else "full"), scale)
     results = Results(options.results or options.out / "cells")
@@ -82,6 +82,9 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), metavar="REGIME", help=", ".join(REGIMES))
     parser.add_argument("--seeds", nargs="+", type=int, help="of the training; default 0 1 2")
     parser.add_argument("--steps", type=int, help=f"of each training; default {FULL.steps}")
+    parser.add_argument(
+        "--unfreeze_vision", type=int, default=FULL.unfreeze_vision, help="last blocks to train, -1: all; default 0"
+    )
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates to search; one: nothing is searched")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once, a core each")
     parser.add_argument("--out", type=Path, default=Path("outputs/learning"), help="the world, data and caches")

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from embervlm.evaluate.resampling import drawn_means, interval_of
+
 Interval = tuple[float, float]
 DRAWS = 2000
 
@@ -31,11 +33,7 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
 
 def over_pictures(scores: np.ndarray, pictures: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Interval:
     """95% percentile interval of the mean of `scores` [questions], from drawing whole pictures with replacement."""
-    _, group = np.unique(np.asarray(pictures), return_inverse=True)
-    sums, counts = np.bincount(group, scores), np.bincount(group)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    low, high = np.percentile(drawn @ sums / (drawn @ counts), [2.5, 97.5])
-    return float(low), float(high)
+    return interval_of(drawn_means(scores, pictures, draws, np.random.default_rng(seed)))
 
 
 DIGITS = "0123456789a"

@@ -30,6 +30,7 @@ from embervlm.evaluate.judge import open_judge
 from embervlm.evaluate.pages.evaluation import write_page
 from embervlm.evaluate.printing import print_judge, print_result, print_systems
 from embervlm.evaluate.questions import answered
+from embervlm.evaluate.resampling import pictures_by_id
 from embervlm.evaluate.results import EvalResult, read_json, save_result
 from embervlm.evaluate.runner import DivergenceOptions, evaluate
 from embervlm.evaluate.sight import UNSEEING, sight_of
@@ -193,8 +194,9 @@ class _Run:
             print_systems([result, *rivals.values()])
             unseeing = [rival for rival in rivals.values() if rival.system in UNSEEING]
             mine = _scores(records, result) if unseeing else {}
+            pictures = pictures_by_id(records)
             for rival in unseeing:
-                if sight := sight_of(result, rival, mine, _scores(records, rival)):
+                if sight := sight_of(result, rival, mine, _scores(records, rival), pictures):
                     console.print(sight.sentence(), soft_wrap=True)
         written: list[Path] = []
         for name, rival in rivals.items():

@@ -66,7 +66,7 @@ def print_comparison(comparison: Comparison, to: Console = console) -> None:
     if comparison.paired:
         first = escape(comparison.runs[0].name)
         to.print(
-            f"[dim]Differences are to {first}: paired bootstrap over questions, {comparison.draws:,} draws, 95% "
+            f"[dim]Differences are to {first}: paired bootstrap over pictures, {comparison.draws:,} draws, 95% "
             f"intervals, two-sided p. Only here/there: questions that this run alone answers, or {first} alone.[/dim]"
         )
 

@@ -17,6 +17,7 @@ from embervlm.evaluate.pages.cards import UNTYPED, kind_of
 from embervlm.evaluate.pages.templates import RIGHT
 from embervlm.evaluate.paired import DRAWS, Difference, paired_bootstrap
 from embervlm.evaluate.questions import Answered, benchmarks_of, read_answered, read_ids, title_of
+from embervlm.evaluate.resampling import pictures_by_id, pictures_of
 from embervlm.evaluate.runs import Run, differing
 from embervlm.evaluate.sight import UNSEEING, Sight, sight_of
 from embervlm.evaluate.vqa import answer_type_order
@@ -158,8 +159,9 @@ def compare_runs(runs: Sequence[Run], prepared: PreparedSet | None, draws: int =
         for at, run in enumerate(runs)
         if at not in shared[name]
     ]
+    pictures = {} if prepared is None else pictures_by_id(prepared.records(runs[0].result.split))
     return Comparison(
-        tuple(runs), draws, seed, tuple(benchmarks), tuple(_sights(runs, scored, seed)), differing(runs),
+        tuple(runs), draws, seed, tuple(benchmarks), tuple(_sights(runs, scored, pictures, seed)), differing(runs),
         (*notes, *(f"{words}." for words in absent)), None if prepared is None else prepared.image_root,
     )  # fmt: skip
 
@@ -176,8 +178,10 @@ def _compare(
     questions = tuple(tuple(other[key] for other in answers) for key in common)
     scores = np.array([[one.score for one in row] for row in questions]).T  # [runs, questions]
 
+    pictures = pictures_of([row[0].record for row in questions])
+
     def row(title: str, places: Sequence[int]) -> Row:
-        found = paired_bootstrap(scores[:, places], draws, seed)
+        found = paired_bootstrap(scores[:, places], draws, seed, [pictures[at] for at in places])
         return Row(title, found.n, found.means, found.intervals, found.differences)
 
     def rows(groups: Mapping[str, Sequence[int]]) -> tuple[Row, ...]:
@@ -224,7 +228,10 @@ def _side_by_side(name: str, members: tuple[int, ...], runs: Sequence[Run]) -> C
 
 
 def _sights(
-    runs: Sequence[Run], scored: Sequence[Mapping[str, Mapping[str, float]]], seed: int
+    runs: Sequence[Run],
+    scored: Sequence[Mapping[str, Mapping[str, float]]],
+    pictures: Mapping[str, str],
+    seed: int,
 ) -> Iterable[tuple[int, int, Sight]]:
     """Each evaluation without pictures beside that of the same checkpoint with them, else beside the student's."""
     seeing = [at for at, run in enumerate(runs) if run.result.system not in (*UNSEEING, "teacher")]
@@ -235,7 +242,7 @@ def _sights(
         same = [at for at in seeing if checkpoint and runs[at].result.settings.get("checkpoint") == checkpoint]
         students = same or ([] if checkpoint else [at for at in seeing if runs[at].result.system == "student"])
         for at in students[:1]:
-            sight = sight_of(runs[at].result, run.result, scored[at], scored[blind], seed)
+            sight = sight_of(runs[at].result, run.result, scored[at], scored[blind], pictures, seed)
             if sight is not None:
                 yield at, blind, sight
 

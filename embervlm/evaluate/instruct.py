@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embervlm.evaluate.answers import ARTICLES, NUMBER_WORDS
+from embervlm.evaluate.resampling import pictures_of
 from embervlm.evaluate.vqa import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def score_instruct(records: Sequence[Record], predictions: Sequence[str], seed: 
     rows = [instruction_score(p, r.response, r.instruction) for p, r in zip(predictions, records, strict=True)]
     scores = np.array([[row.score, row.relevance, row.completeness, row.coherence] for row in rows])
     score, relevance, completeness, coherence = map(float, scores.mean(0))
-    interval = bootstrap_interval(scores[:, 0], np.random.default_rng(seed))
+    interval = bootstrap_interval(scores[:, 0], np.random.default_rng(seed), pictures_of(records))
     return InstructResult(len(rows), score, relevance, completeness, coherence, interval)
 
 

@@ -21,6 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from embervlm.errors import UserError
 from embervlm.evaluate.asking import progress_bar
+from embervlm.evaluate.resampling import pictures_of
 from embervlm.evaluate.vqa import bootstrap_interval
 from embervlm.journal import Journal, OtherJournal
 from embervlm.teachers.served import connect
@@ -93,7 +94,7 @@ class Judge:
                     advance(times[key])
 
             self.server.each(work, list(left.items()), self.concurrency)
-        return self._result([points[key] for key in keys.values()], seed)
+        return self._result(records, [points[key] for key in keys.values()], seed)
 
     def key(self, question: str, reference: str, answer: str) -> str:
         """Of one verdict: a hash of judge, prompt, question, reference and answer."""
@@ -116,12 +117,15 @@ class Judge:
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": ROOM}
         return said(self.server.chat(body))[0]
 
-    def _result(self, points: Sequence[int | None], seed: int) -> JudgeResult:
-        values = np.array([given for given in points if given is not None]) / MOST
+    def _result(self, records: Sequence[Record], points: Sequence[int | None], seed: int) -> JudgeResult:
+        judged = [(record, given) for record, given in zip(records, points, strict=True) if given is not None]
+        values = np.array([given for _, given in judged]) / MOST
         unparsable = len(points) - len(values)
         if not len(values):
             return JudgeResult(self.model, self.prompt_hash, None, None, 0, unparsable)
-        interval = bootstrap_interval(values, np.random.default_rng(seed))
+        interval = bootstrap_interval(
+            values, np.random.default_rng(seed), pictures_of([record for record, _ in judged])
+        )
         return JudgeResult(self.model, self.prompt_hash, float(values.mean()), interval, len(values), unparsable)
 
 

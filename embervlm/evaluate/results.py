@@ -32,7 +32,7 @@ class EvalResult:
     "model": {"checkpoint", "sha256", "parameters"}, "prompts": {"template", "vqa" | ..: the first question as the model
     reads it}, "decoding": {"do_sample", "num_beams", "max_new_tokens": {"vqa" | ..: tokens}, ..},
     "baselines": [names of the result files beside this one],
-    "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over questions.
+    "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over pictures.
     """
 
     system: str  # "student", "teacher", "majority per template", ...

@@ -66,13 +66,23 @@ class Sight:
 
 
 def measure_sight(
-    seeing: Mapping[str, float], unseeing: Mapping[str, float], how: str = UNSEEING["blind"], seed: int = 0
+    seeing: Mapping[str, float],
+    unseeing: Mapping[str, float],
+    how: str = UNSEEING["blind"],
+    pictures: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> Sight | None:
-    """From the scores of both (question -> 0 to 1), on the questions that both were asked; None: there are none."""
+    """From the scores of both (question -> 0 to 1), on the questions that both were asked; None: there are none.
+
+    Args:
+        pictures: question -> its picture, drawn as a whole for the interval; None: questions are.
+    """
     common = [key for key in seeing if key in unseeing]
     if not common:
         return None
-    paired = paired_bootstrap(np.array([[side[key] for key in common] for side in (unseeing, seeing)]), seed=seed)
+    scores = np.array([[side[key] for key in common] for side in (unseeing, seeing)])
+    shown = None if pictures is None else [pictures[key] for key in common]
+    paired = paired_bootstrap(scores, seed=seed, pictures=shown)
     return Sight(paired.n, paired.means[1], paired.means[0], how, paired.differences[0].interval)
 
 
@@ -85,6 +95,7 @@ def sight_of(
     unseeing: EvalResult,
     seeing_scores: Mapping[str, Mapping[str, float]],
     unseeing_scores: Mapping[str, Mapping[str, float]],
+    pictures: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Sight | None:
     """What the picture brings on VQA, else on OK-VQA; None where not both were asked.
@@ -92,12 +103,13 @@ def sight_of(
     Args:
         seeing_scores, unseeing_scores: benchmark -> question -> score. Where they are not at hand the results' means
             are compared, without an interval.
+        pictures: question -> its picture.
     """
     benchmark = next((name for name in ("vqa", "okvqa") if name in seeing.vqa and name in unseeing.vqa), None)
     if benchmark is None:
         return None
     how = UNSEEING.get(unseeing.system, UNSEEING["blind"])
     if benchmark in seeing_scores and benchmark in unseeing_scores:
-        return measure_sight(seeing_scores[benchmark], unseeing_scores[benchmark], how, seed)
+        return measure_sight(seeing_scores[benchmark], unseeing_scores[benchmark], how, pictures, seed)
     with_picture, without = seeing.vqa[benchmark].overall, unseeing.vqa[benchmark].overall
     return Sight(without.n, with_picture.accuracy, without.accuracy, how, None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embervlm.evaluate.answers import normalise, strip_blanks, without_punctuation
+from embervlm.evaluate.resampling import drawn_means, interval_of, pictures_of
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record
@@ -84,7 +85,7 @@ class Share:
     n: int
     accuracy: float
     exact_match: float
-    interval: tuple[float, float]  # 95%, percentile bootstrap over questions
+    interval: tuple[float, float]  # 95%, percentile bootstrap over pictures
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,12 @@ def score_vqa(records: Sequence[Record], predictions: Sequence[str], seed: int =
         raise ValueError(f"{len(predictions)} predictions for {len(records)} records")
     accuracy = np.array([record_accuracy(p, r) for p, r in zip(predictions, records, strict=True)])
     exact = np.array([is_exact(p, r) for p, r in zip(predictions, records, strict=True)])
+    pictures = np.array(pictures_of(records))
     rng = np.random.default_rng(seed)
 
     def share(chosen: Iterable[int]) -> Share:
         index = np.fromiter(chosen, dtype=np.int64)
-        interval = bootstrap_interval(accuracy[index], rng)
+        interval = bootstrap_interval(accuracy[index], rng, pictures[index])
         return Share(len(index), float(accuracy[index].mean()), float(exact[index].mean()), interval)
 
     answer_types: dict[str, list[int]] = defaultdict(list)
@@ -134,15 +136,11 @@ def question_type(record: Record) -> str:
     return str(record.metadata.get("question_type") or "unknown")
 
 
-def bootstrap_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """95% percentile interval of the mean of `values` [n], from resampling them with replacement."""
-    if len(values) == 1:
-        return float(values[0]), float(values[0])
-    levels, counts = np.unique(values, return_counts=True)
-    # How often each distinct value is drawn is multinomial: a million questions cost as much as ten.
-    drawn = rng.multinomial(len(values), counts / len(values), size=BOOTSTRAP_DRAWS)
-    low, high = np.percentile(drawn @ levels / len(values), [2.5, 97.5])
-    return float(low), float(high)
+def bootstrap_interval(
+    values: np.ndarray, rng: np.random.Generator, pictures: Sequence[str] | np.ndarray | None = None
+) -> tuple[float, float]:
+    """95% percentile interval of the mean of `values` [n], from drawing whole pictures with replacement."""
+    return interval_of(drawn_means(values, pictures, BOOTSTRAP_DRAWS, rng))
 
 
 def answer_type_order(kind: str) -> tuple[int, str]:

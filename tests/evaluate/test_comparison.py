@@ -8,6 +8,7 @@ import pytest
 from embervlm.errors import UserError
 from embervlm.evaluate.comparison import Exchange, compare_runs
 from embervlm.evaluate.paired import paired_bootstrap
+from embervlm.evaluate.resampling import pictures_of
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.runs import open_runs
 from tests.evaluate.world import Sayer, save
@@ -28,7 +29,8 @@ def test_scores_are_paired_by_question(comparison):
         "vqa-0": [1, 0, 0], "vqa-1": [1, 1, 1], "vqa-4": [0, 1, 0], "vqa-5": [1, 0, 0], "vqa-8": [1, 1, 0],
         "vqa-9": [1, 1, 0],
     }  # fmt: skip
-    expected = paired_bootstrap(np.array(list(by_id.values()), dtype=float).T, 2000, 1)
+    pictures = pictures_of([row[0].record for row in vqa.questions])
+    expected = paired_bootstrap(np.array(list(by_id.values()), dtype=float).T, 2000, 1, pictures)
     assert vqa.overall.scores == pytest.approx((5 / 6, 4 / 6, 1 / 6))
     assert vqa.overall.differences == expected.differences and vqa.overall.intervals == expected.intervals
 

@@ -62,7 +62,7 @@ def test_many_different_scores_are_drawn_in_parts(monkeypatch):
     """Instruction scores are hardly ever equal; drawing in parts must give as many draws as asked for."""
     scores = np.random.default_rng(1).random((2, 300))
     whole = paired_bootstrap(scores, draws=1000)
-    monkeypatch.setattr("embervlm.evaluate.paired._AT_ONCE", 300 * 64)
+    monkeypatch.setattr("embervlm.evaluate.resampling._AT_ONCE", 300 * 64)
     parts = paired_bootstrap(scores, draws=1000)
     assert parts == whole
 

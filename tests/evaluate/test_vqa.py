@@ -40,7 +40,7 @@ def test_closed_form_equals_the_definition():
 
 def _record(at: int, answer_type: str, question_type: str, answers: list[str]) -> Record:
     metadata = {"source": "vqa_v2", "question_type": question_type}
-    return Record(f"vqa-{at}", "x.jpg", "?", answers[0], None, tuple(answers), answer_type, metadata)
+    return Record(f"vqa-{at}", f"{at}.jpg", "?", answers[0], None, tuple(answers), answer_type, metadata)
 
 
 def test_corpus_scores_by_type_and_without_yes_no():

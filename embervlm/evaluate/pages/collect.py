@@ -16,6 +16,7 @@ from embervlm.evaluate.pages.examples import aligned_example, next_token_example
 from embervlm.evaluate.pages.phases import demo_phases, measured_phases
 from embervlm.evaluate.pages.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
 from embervlm.evaluate.questions import find_data, read_answered
+from embervlm.evaluate.resampling import pictures_by_id
 from embervlm.evaluate.results import EvalResult, is_result, load_result, predictions_path, read_json
 from embervlm.evaluate.runner import evaluate
 from embervlm.evaluate.sight import UNSEEING, Sight, sight_of
@@ -235,8 +236,9 @@ def _sights(
         except UserError:  # a report shows what there is
             return {}
 
+    pictures = None if prepared is None else pictures_by_id(prepared.records(student.split))
     found = [
-        sight_of(student, result, scores(student), scores(result))
+        sight_of(student, result, scores(student), scores(result), pictures)
         for result in results
         if result.system in UNSEEING and result.split == student.split
     ]
