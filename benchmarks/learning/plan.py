@@ -9,7 +9,7 @@ from benchmarks.learning.cells import Cell, Results
 from benchmarks.learning.worker import best_step
 from benchmarks.learning.world import Scale
 
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 SEARCH_REGIME, SEARCH_SEED = "all", 0
 
 

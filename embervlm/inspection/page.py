@@ -108,7 +108,7 @@ def render_page(about: About, parts: Sequence[Part]) -> str:
             "temperature": about.temperature,
             "ranks": about.trained == "uld",
         },
-        css=Markup(_file("embervlm.evaluate", "report.css") + _file("embervlm.inspection", "inspect.css")),
+        css=Markup(_file("embervlm.evaluate.pages", "report.css") + _file("embervlm.inspection", "inspect.css")),
         js=Markup(_file("embervlm.inspection", "inspect.js")),
     )
 

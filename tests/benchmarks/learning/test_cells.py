@@ -98,7 +98,7 @@ def test_each_arm_gets_the_rate_that_was_best_on_the_half_to_stop_on(tmp_path):
         results.put(Cell(FULL, "all", "soft", 0, rate), found)
     assert chosen_rate(grid, "soft", results) == 2e-3
     assert {(cell.arm, cell.rate) for cell in grid.cells(results)} == {("sft", 2e-3), ("soft", 2e-3)}
-    assert len(grid.search()) == 6 and not replace(grid, rates=(1e-3,)).search()
+    assert len(grid.search()) == 8 and not replace(grid, rates=(1e-3,)).search()
 
 
 def test_the_best_step_is_the_last_of_equals():
