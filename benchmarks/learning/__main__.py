@@ -81,7 +81,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), metavar="REGIME", help=", ".join(REGIMES))
     parser.add_argument("--seeds", nargs="+", type=int, help="of the training; default 0 1 2")
-    parser.add_argument("--steps", type=int, help=f"of each training; default {FULL.steps}")
+    parser.add_argument("--steps", type=int, help=f"of each training; default {FULL.steps}, --quick {QUICK.steps}")
     parser.add_argument(
         "--unfreeze_vision", type=int, default=FULL.unfreeze_vision, help="last blocks to train, -1: all; default 0"
     )

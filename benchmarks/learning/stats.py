@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embervlm.evaluate.resampling import drawn_means, interval_of
+from embervlm.evaluate.resampling import bootstrap_interval
 
 Interval = tuple[float, float]
 DRAWS = 2000
@@ -33,7 +33,7 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
 
 def over_pictures(scores: np.ndarray, pictures: Sequence[str], draws: int = DRAWS, seed: int = 0) -> Interval:
     """95% percentile interval of the mean of `scores` [questions], from drawing whole pictures with replacement."""
-    return interval_of(drawn_means(scores, pictures, draws, np.random.default_rng(seed)))
+    return bootstrap_interval(scores, np.random.default_rng(seed), pictures, draws)
 
 
 DIGITS = "0123456789a"

@@ -21,11 +21,16 @@ class Choice:
     samples: int
     min_agreement: float
     references: str  # "none", "fill" (where no answer is kept), "all"
+    ask: str = "all"  # or "unlabelled": records that somebody has answered stay as they are
 
     @property
     def several(self) -> bool:
         """A record may become several, whose ids must differ."""
         return self.samples > 1 or self.references == "all"
+
+    def asks(self, record: Record) -> bool:
+        """Whether the teacher is asked about it."""
+        return self.ask == "all" or not record.labelled
 
 
 @dataclass
@@ -61,7 +66,7 @@ def check_ids(records: Sequence[Record], choice: Choice) -> None:
     """UserError where the id of an answer would be that of another record (of a set that was answered before)."""
     if choice.several:
         ids = {record.id for record in records}
-        for record in records:
+        for record in filter(choice.asks, records):
             for sample in range(choice.samples):
                 if (made := _answer_id(record.id, sample)) in ids:
                     raise UserError(
@@ -73,9 +78,10 @@ def check_ids(records: Sequence[Record], choice: Choice) -> None:
 def choose(
     split: str, records: Sequence[Record], said: Mapping[Key, Said], choice: Choice
 ) -> tuple[list[Record], Tally]:
-    """The new split, in the order of the old one."""
-    tally, made = Tally(), []
-    for record in records:
+    """The new split: records that are not asked about, then the answers, both in the order of the old one."""
+    made = [record for record in records if not choice.asks(record)]
+    tally = Tally(references=len(made))
+    for record in filter(choice.asks, records):
         answers = _of_record(split, record, said, choice, tally)
         with_reference = choice.references == "all" or (choice.references == "fill" and not answers)
         if with_reference and record.labelled:

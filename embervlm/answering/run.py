@@ -48,10 +48,19 @@ def run_answer(settings: AnswerSettings) -> None:
     prepared = open_prepared(settings.dataset_path)
     folder = settings.output_dir / prepared.folder.resolve().name
     _check(settings, prepared, folder)
-    asked, kept = _sort(settings, prepared)
-    choice = Choice(settings.teacher_model, settings.samples, settings.min_agreement, settings.references)
-    for records in asked.values():
+    choice = Choice(settings.teacher_model, settings.samples, settings.min_agreement, settings.references, settings.ask)
+    read = {split: prepared.records(split, unlabelled=True) for split in settings.splits}
+    # A split without gaps is carried over like one that is not named.
+    read = {split: records for split, records in read.items() if any(map(choice.asks, records))}
+    if not read:
+        raise UserError(
+            f"every record of {' and '.join(settings.splits)} in {prepared.folder} has an answer, so --ask unlabelled "
+            "asks nothing; leave --ask out, and all are asked"
+        )
+    asked = {split: list(filter(choice.asks, records)) for split, records in read.items()}
+    for records in read.values():
         check_ids(records, choice)
+    for records in asked.values():
         check_pictures(records, prepared.image_root)
     for split in SPLITS:
         prepared.records(split, unlabelled=split in asked)
@@ -59,39 +68,37 @@ def run_answer(settings: AnswerSettings) -> None:
     for records in asked.values():
         check_records(teacher, records)
     teacher.batch_size = settings.batch_size
-    answer_set(
-        teacher, prepared, folder, asked, _asking(settings), choice, settings.batch_size, as_dict(settings), kept
-    )
+    answer_set(teacher, prepared, folder, read, _asking(settings), choice, settings.batch_size, as_dict(settings))
 
 
 def answer_set(
     teacher: Teacher,
     prepared: PreparedSet,
     folder: Path,
-    asked: Mapping[str, Sequence[Record]],
+    read: Mapping[str, Sequence[Record]],
     asking: Asking,
     choice: Choice,
     batch_size: int = 32,
     settings: Mapping[str, object] | None = None,
-    kept: Mapping[str, Sequence[Record]] | None = None,
 ) -> PreparedSet:
     """Ask for what is missing, choose, write `folder`. All that was said is in `<folder>.answers.jsonl` beside it.
 
     Args:
-        asked: split -> its records; the other splits of `SPLITS` are carried over as they are.
+        read: split -> its records, of which those that `choice` asks about are asked; the other splits of `SPLITS` are
+            carried over as they are.
         settings: to be written into dataset.json.
-        kept: split -> records that nobody is asked about, which the new set begins with.
 
     Raises:
         UserError: the answers that are there are of another teacher, data or asking; no answer is good enough.
     """
     about = {
         "teacher": teacher.fingerprint(),
-        "data": {split: prepared.fingerprint(split) for split in asked},
+        "data": {split: prepared.fingerprint(split) for split in read},
         # With more samples a run goes on: each answer has its number.
         "settings": {name: value for name, value in asdict(asking).items() if name != "samples"},
     }
     said = SaidFile(folder.with_name(f"{folder.name}.answers.jsonl"), about)
+    asked = {split: list(filter(choice.asks, records)) for split, records in read.items()}
     batches = plan(asked, asking.samples, said.answers, batch_size)
     there, begin = len(said.answers), time.perf_counter()
     total = sum(map(len, batches))
@@ -99,13 +106,9 @@ def answer_set(
         ask_all(teacher, batches, prepared.image_root, asking, said.add, tell)
     seconds = time.perf_counter() - begin
     splits, tallies = {}, {}
-    for split in dict.fromkeys((*SPLITS, *asked)):
-        if split in asked:
-            labelled = list((kept or {}).get(split, ()))
-            chosen, tally = choose(split, asked[split], said.answers, choice)
-            tally.references += len(labelled)
-            tally.records += len(labelled)
-            splits[split], tallies[split] = labelled + chosen, tally
+    for split in dict.fromkeys((*SPLITS, *read)):
+        if split in read:
+            splits[split], tallies[split] = choose(split, read[split], said.answers, choice)
         else:
             splits[split] = prepared.records(split)
     options = {name: value for name, value in (settings or {}).items() if name not in ("output_dir", "device")}
@@ -116,29 +119,6 @@ def answer_set(
     rate = f"{total / seconds:.1f} samples/s" if total else "nothing was asked"
     console.print(f"{said.path}: {len(said.answers):,} answers ({there:,} were there), {rate}", soft_wrap=True)
     return made
-
-
-def _sort(settings: AnswerSettings, prepared: PreparedSet) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
-    """Of each split: the records to ask about, and those that stay as they are.
-
-    Raises:
-        UserError: nothing is left to ask.
-    """
-    asked: dict[str, list[Record]] = {}
-    kept: dict[str, list[Record]] = {}
-    for split in settings.splits:
-        records = prepared.records(split, unlabelled=True)
-        keep = settings.ask == "unlabelled"
-        asking = [record for record in records if not (keep and record.labelled)]
-        if asking or not keep:  # a split without gaps is carried over like one that is not named
-            asked[split] = asking
-            kept[split] = [record for record in records if keep and record.labelled]
-    if not asked:
-        raise UserError(
-            f"every record of {' and '.join(settings.splits)} in {prepared.folder} has an answer, so --ask unlabelled "
-            "asks nothing; leave --ask out, and all are asked"
-        )
-    return asked, kept
 
 
 def check_pictures(records: Sequence[Record], image_root: Path) -> None:

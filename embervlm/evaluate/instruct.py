@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embervlm.evaluate.answers import ARTICLES, NUMBER_WORDS
-from embervlm.evaluate.resampling import pictures_of
-from embervlm.evaluate.vqa import bootstrap_interval
+from embervlm.evaluate.resampling import bootstrap_interval, pictures_of
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record

@@ -21,8 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from embervlm.errors import UserError
 from embervlm.evaluate.asking import progress_bar
-from embervlm.evaluate.resampling import pictures_of
-from embervlm.evaluate.vqa import bootstrap_interval
+from embervlm.evaluate.resampling import bootstrap_interval, pictures_of
 from embervlm.journal import Journal, OtherJournal
 from embervlm.teachers.served import connect
 from embervlm.teachers.server import Server, said

@@ -9,6 +9,7 @@ import numpy as np
 from embervlm.data.official import image_key
 from embervlm.data.record import Record
 
+DRAWS = 1000
 _AT_ONCE = 4_000_000
 """Counts held at once: so many draws as fit."""
 
@@ -44,6 +45,16 @@ def drawn_means(
         drawn = rng.multinomial(len(sums), counts / len(sums), size=min(step, draws - start)) @ kinds
         parts.append(drawn[:, 0] / drawn[:, 1])
     return np.concatenate(parts)
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    rng: np.random.Generator,
+    pictures: Sequence[str] | np.ndarray | None = None,
+    draws: int = DRAWS,
+) -> tuple[float, float]:
+    """95% percentile interval of the mean of `values` [n], from drawing whole pictures with replacement."""
+    return interval_of(drawn_means(values, pictures, draws, rng))
 
 
 def interval_of(drawn: np.ndarray) -> tuple[float, float]:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embervlm.evaluate.answers import normalise, strip_blanks, without_punctuation
-from embervlm.evaluate.resampling import drawn_means, interval_of, pictures_of
+from embervlm.evaluate.resampling import bootstrap_interval, pictures_of
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record
 
-BOOTSTRAP_DRAWS = 1000
 ENOUGH_MATCHES = 3  # an answer that three of the other humans gave counts in full
 
 
@@ -134,13 +133,6 @@ def score_vqa(records: Sequence[Record], predictions: Sequence[str], seed: int =
 
 def question_type(record: Record) -> str:
     return str(record.metadata.get("question_type") or "unknown")
-
-
-def bootstrap_interval(
-    values: np.ndarray, rng: np.random.Generator, pictures: Sequence[str] | np.ndarray | None = None
-) -> tuple[float, float]:
-    """95% percentile interval of the mean of `values` [n], from drawing whole pictures with replacement."""
-    return interval_of(drawn_means(values, pictures, BOOTSTRAP_DRAWS, rng))
 
 
 def answer_type_order(kind: str) -> tuple[int, str]:

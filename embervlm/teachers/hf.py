@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from embervlm import tokens
-from embervlm.console import console
 from embervlm.data.images import load_image, resolve_image
 from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.teachers.digest import digest_parameters
 from embervlm.teachers.locate import Located, as_written, find_answers, locate
+from embervlm.teachers.memory import Halving, in_halves
 from embervlm.teachers.outputs import Answer, Sampling, TeacherOutputs
 from embervlm.teachers.passes import Row
 from embervlm.teachers.sampling import choosing
-from embervlm.teachers.scoring import Scorer, does_not_fit
+from embervlm.teachers.scoring import Scorer
 
 
 class HFTeacher:
@@ -54,7 +54,7 @@ class HFTeacher:
         self._alphabet = tokens.token_bytes(self.tokenizer)
         self._image_token = str(getattr(processor, "image_token", None) or "")
         self.end_of_turn_id = self._find_end_of_turn()
-        self._most_asked: float = float("inf")  # lowered where memory was too small
+        self._halving = Halving(name, model, "answers")
         self._scorer = Scorer(name, model, self.tokenizer, self._read, self.shares_prefix)
 
     def score(self, records: list[Record], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
@@ -91,29 +91,10 @@ class HFTeacher:
             keys.sort(key=lambda key: len(prompts[key]))
             for start in range(0, len(keys), self.batch_size):
                 part = keys[start : start + self.batch_size]
-                for key, said in zip(part, self._ask_or_halve(part, records, ask), strict=True):
+                asked = self._halving(part, lambda part: [records[key] for key in part], ask, in_halves)
+                for key, said in zip(part, asked, strict=True):
                     answers[key] = said
         return answers
-
-    def _ask_or_halve(
-        self, keys: list[int], records: Sequence[Record], ask: Callable[[list[int]], list[Answer]]
-    ) -> list[Answer]:
-        """A batch that does not fit into memory is asked in halves, and later ones in parts of that size."""
-        half = (len(keys) + 1) // 2
-        if len(keys) <= self._most_asked:
-            try:
-                return ask(keys)
-            except torch.OutOfMemoryError as error:
-                if len(keys) == 1:
-                    raise does_not_fit(records[keys[0]], self.name, self.model.device, error) from None
-            # Not inside of the handler, where the traceback would still hold the tensors of the failed batch.
-            if self.model.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._most_asked = half
-            console.print(
-                f"[yellow]note[/] out of memory: {self.name} now answers {half} records at once", soft_wrap=True
-            )
-        return [said for part in (keys[:half], keys[half:]) for said in self._ask_or_halve(part, records, ask)]
 
     def _answer_batch(
         self, records: list[Record], prompts: list[str], image_root: Path, max_new_tokens: int, drawn: Sampling | None

@@ -15,6 +15,7 @@ from embervlm import tokens
 from embervlm.console import console
 from embervlm.data.record import Record
 from embervlm.errors import UserError
+from embervlm.teachers.memory import Halving
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.teachers.passes import Bounds, Pass, Row, plan_passes
 from embervlm.teachers.prefix import CannotShare, prefix_reach, read_prefix
@@ -44,7 +45,7 @@ class Scorer:
         self._vocabulary = len(tokens.token_bytes(tokenizer))
         self.max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._reach = prefix_reach(model.config)
-        self._most_rows: float = float("inf")  # after a pass that did not fit
+        self._halving = Halving(name, model, "reads")
         self._visual = 0  # most tokens that a picture's placeholder became so far, less one
         self._checked = False
 
@@ -55,32 +56,13 @@ class Scorer:
             UserError: a row that is too long, does not fit into memory, or makes the model give no numbers.
         """
         results: list[list[TeacherOutputs]] = [[] for _ in rows]
-        bounds = Bounds(int(min(batch_size, self._most_rows)), self._vocabulary, self._visual, self._reach)
+        bounds = Bounds(int(min(batch_size, self._halving.most)), self._vocabulary, self._visual, self._reach)
         for part in plan_passes(rows, bounds, self.shares_prefix):
-            for row, outputs in self._score_or_halve(part, image_root, top_k):
+            for row, outputs in self._halving(
+                part, _records, lambda part: self._score_pass(part, image_root, top_k), Pass.halves
+            ):
                 results[row.key] = outputs
         return results
-
-    def _score_or_halve(self, part: Pass, image_root: Path, top_k: int) -> Scored:
-        """A pass that does not fit into memory is read in halves, and later ones begin with that size."""
-        rows = part.rows
-        if len(rows) > self._most_rows:
-            return [told for smaller in part.halves() for told in self._score_or_halve(smaller, image_root, top_k)]
-        try:
-            return self._score_pass(part, image_root, top_k)
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise does_not_fit(rows[0].record, self.name, self.model.device, error) from None
-        # Not inside of the handler, where the traceback would still hold the tensors of the failed pass.
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = (len(rows) + 1) // 2
-        if half < self._most_rows:
-            self._most_rows = half
-            console.print(
-                f"[yellow]note[/] out of memory: {self.name} now reads {half} records at once", soft_wrap=True
-            )
-        return [told for smaller in part.halves() for told in self._score_or_halve(smaller, image_root, top_k)]
 
     def _score_pass(self, part: Pass, image_root: Path, top_k: int) -> Scored:
         if part.prefix and self.shares_prefix:
@@ -208,9 +190,5 @@ def _read_from(row: Row, length: int) -> list[int]:
     return [begin + step for begin, answer in zip(begins, row.located, strict=True) for step in range(len(answer.ids))]
 
 
-def does_not_fit(record: Record, teacher: str, device: torch.device, error: torch.OutOfMemoryError) -> UserError:
-    """What is said where there is no memory for a single record."""
-    return UserError(
-        f"record {record.id} does not fit into the memory of {device} beside teacher {teacher} "
-        f"({str(error).partition('.')[0]}); use another --device"
-    )
+def _records(part: Pass) -> list[Record]:
+    return [row.record for row in part.rows]

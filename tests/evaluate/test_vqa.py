@@ -10,7 +10,8 @@ import pytest
 from embervlm.data.record import Record
 from embervlm.evaluate import vqa_accuracy
 from embervlm.evaluate.answers import normalise, strip_blanks
-from embervlm.evaluate.vqa import VARIANTS, bootstrap_interval, score_vqa
+from embervlm.evaluate.resampling import bootstrap_interval
+from embervlm.evaluate.vqa import VARIANTS, score_vqa
 
 CASES = json.loads(Path(__file__).with_name("vqa_vectors.json").read_text(encoding="utf-8"))["cases"]
 

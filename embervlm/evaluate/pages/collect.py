@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from embervlm.batch.dataset import RecordDataset
 from embervlm.data.prepared import PreparedSet
+from embervlm.data.record import Record
 from embervlm.errors import UserError
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.pages.examples import aligned_example, next_token_example, picture_examples
@@ -223,20 +225,23 @@ def _sights(
 ) -> tuple[Sight, ...]:
     """The student beside each evaluation with its picture taken away, question by question where all is at hand."""
 
+    records: list[Record] = []
+    with suppress(UserError):  # a report shows what there is
+        records = prepared.records(student.split) if prepared is not None else []
+
     def scores(result: EvalResult) -> dict[str, dict[str, float]]:
         path = next(path for path, other in zip(paths, results, strict=True) if other is result)
-        if prepared is None or result.data != student.data:
+        if not records or result.data != student.data:
             return {}
         try:
-            records = prepared.records(result.split)
             return {
                 name: {one.record.id: one.score for one in read_answered(path, result, name, records)}
                 for name in result.vqa
             }
-        except UserError:  # a report shows what there is
+        except UserError:
             return {}
 
-    pictures = None if prepared is None else pictures_by_id(prepared.records(student.split))
+    pictures = pictures_by_id(records)
     found = [
         sight_of(student, result, scores(student), scores(result), pictures)
         for result in results
