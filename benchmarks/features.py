@@ -34,7 +34,7 @@ from embervlm.batch.features import FrozenFeatures
 from embervlm.batch.sampler import ImageMajorSampler, RankBatches
 from embervlm.console import console
 from embervlm.data.record import Record, write_records
-from embervlm.device import pick_device
+from embervlm.device import pick_device, wait_for
 from embervlm.settings import TrainSettings
 from embervlm.train.build import build_data, build_model, build_train_set, fit_length
 from embervlm.train.encode_pictures import fill
@@ -121,8 +121,7 @@ class Student:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for(self.device)
 
     def speeds(self, steps: int) -> dict[str, Any]:
         """Text tokens a second of each way, and what a look at a picture costs."""

@@ -53,9 +53,22 @@ BATCH = 32
 WORDS = "what color is the small circle how many squares are there left of a star red blue two".split()
 
 
-def make_llava(width: int, layers: int, vocabulary: int = 32_064) -> tuple[Any, Any]:
-    """Model and processor of LLaVA-1.5's shape; tokenizer and template are those of the embedded teacher."""
-    tokenizer = AutoProcessor.from_pretrained(TEACHERS["toy-llava"].source).tokenizer
+def make_llava(
+    width: int,
+    layers: int,
+    vocabulary: int = 32_064,
+    heads: int = 8,
+    intermediate: int | None = None,
+    tower: tuple[int, int, int] | None = None,
+    tokenizer: Any = None,
+) -> tuple[Any, Any]:
+    """Model and processor of LLaVA-1.5's shape; tokenizer and template are those of the embedded teacher.
+
+    Args:
+        tower: width, layers and heads of the vision tower; None: a quarter of `width`, `layers`, 4.
+    """
+    tokenizer = tokenizer or AutoProcessor.from_pretrained(TEACHERS["toy-llava"].source).tokenizer
+    tower_width, tower_layers, tower_heads = tower or (width // 4, layers, 4)
     template = (
         "{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}"
         "{% for item in message['content'] %}{{ '<image>\n' if item['type'] == 'image' else item['text'] }}"
@@ -71,12 +84,12 @@ def make_llava(width: int, layers: int, vocabulary: int = 32_064) -> tuple[Any, 
         chat_template=template,
     )
     vision = CLIPVisionConfig(
-        hidden_size=width // 4, intermediate_size=width, num_hidden_layers=layers, num_attention_heads=4,
-        image_size=336, patch_size=14,
+        hidden_size=tower_width, intermediate_size=4 * tower_width, num_hidden_layers=tower_layers,
+        num_attention_heads=tower_heads, image_size=336, patch_size=14,
     )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=int(2.7 * width), num_hidden_layers=layers,
-        num_attention_heads=8, max_position_embeddings=4096,
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=intermediate or int(2.7 * width),
+        num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=4096,
     )  # fmt: skip
     torch.manual_seed(0)
     config = LlavaConfig(

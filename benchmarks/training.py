@@ -7,7 +7,8 @@ The embedded world with the cache of its teacher, both written into a temporary 
 is: samples, collation with the look-up of the targets, forward, backward, clipping and AdamW. Pictures and projected
 targets are kept in memory after their first use, as they are in training; the steps measured come from the first
 visit to their records (the `first` ratios: nothing was projected yet) and from the second one on (`later`). Both kinds
-of step run in turns on the same records; the ratio is that of each pair, the median of all is shown.
+of step run in turns on the same records; the ratio is that of each pair, the median of all is shown. On a GPU the
+batches are still made by this one process, and the model runs in bf16.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from embervlm.data.prepare import run_prepare
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import write_toy
 from embervlm.demo import TEACHER, prepare_words
+from embervlm.device import pick_device, wait_for
 from embervlm.options import parse
 from embervlm.settings import CacheSettings, TrainSettings
 from embervlm.teachers.cache import run_cache
@@ -61,7 +63,8 @@ class Student:
     def __init__(self, preset: str, prepared: Path, cache: Path) -> None:
         settings = TrainSettings(preset=preset, data_dir=prepared, max_length=256)
         self.data: Data = build_data(settings)
-        self.model: Any = build_model(settings, Start(None, False, ""))
+        self.device = pick_device("auto")
+        self.model: Any = build_model(settings, Start(None, False, "")).to(self.device)
         settings, _ = fit_length(settings, self.model)
         self.set = build_train_set(settings, self.data, self.model)
         processor: Any = self.model.processor
@@ -82,11 +85,14 @@ class Student:
         """Seconds."""
         began = time.perf_counter()
         batch = self.collate[kd]([self.set[at] for at in indices])
-        inputs = model_inputs(batch, self.model.device)
-        self.model(**inputs, loss_options=self.options[kd], use_cache=False).loss.backward()
+        inputs = model_inputs(batch, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = self.model(**inputs, loss_options=self.options[kd], use_cache=False).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        wait_for(self.device)
         return time.perf_counter() - began
 
     def ratios(self, pairs: int) -> dict[str, float]:

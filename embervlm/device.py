@@ -30,3 +30,9 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # Linux counts kilobytes
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when all that a GPU was told to do is done; a clock read before would miss it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

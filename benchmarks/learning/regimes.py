@@ -4,7 +4,8 @@ A regime is written as prepared sets, one for each way in which an arm can read 
 
     labels   the labelled records, as the regime has them
     taught   the same, and the others as the teacher answers them
-    answers  every record as the teacher answers it: the same in all regimes, since it looks at no label
+    answers  every record as the teacher answers it: the same in all regimes with the same pictures, since it looks at
+             no label
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Regime:
     title: str
     label: Callable[[Sequence[Record]], list[Record]]  # train as people agree -> train as this regime has it
     complete: bool = True  # every record has a label
+    more: int = 0  # times as many pictures again, with questions that nobody answered; its labels are those of `all`
 
 
 def as_agreed(records: Sequence[Record]) -> list[Record]:
@@ -94,6 +96,7 @@ REGIMES = {
         Regime("few25", "25% of the pictures have labels", few(0.25), complete=False),
         Regime("few5", "5% of the pictures have labels", few(0.05), complete=False),
         Regime("few1", "1% of the pictures have labels", few(0.01), complete=False),
+        Regime("more", "all labels, and three times as many pictures without", as_agreed, complete=False, more=3),
         Regime("wrong20", "20% of the labels are wrong", wrong(0.2)),
         Regime("wrong40", "40% of the labels are wrong", wrong(0.4)),
     )
@@ -103,8 +106,10 @@ REGIMES = {
 def data_name(regime: Regime, reads: str) -> str:
     """Which data set an arm reads there. Equal names are equal data: such cells are trained once."""
     if reads == "answers":
-        return "answers"
-    return regime.name if regime.complete or reads == "labels" else f"{regime.name}-taught"
+        return f"{regime.name}-answers" if regime.more else "answers"
+    if reads == "labels":
+        return "all" if regime.more else regime.name
+    return regime.name if regime.complete else f"{regime.name}-taught"
 
 
 def data_folder(world: World, name: str) -> Path:
@@ -122,8 +127,10 @@ def make_data(world: World, regime: Regime, reads: str) -> PreparedSet:
     folder = data_folder(world, name)
     if reads == "answers" or name.endswith("-taught"):
         _answers(world)
-    if reads != "answers":
-        world.once(f"data {name}", lambda: _write(world, regime, folder, taught=name.endswith("-taught")))
+        if regime.more:
+            _more_answers(world, regime)
+    if name != "answers":
+        world.once(f"data {name}", lambda: _write(world, regime, reads, folder))
     return open_prepared(folder / "stage2")
 
 
@@ -140,7 +147,10 @@ def seconds_of(world: World, regime: Regime, reads: str, cached: bool) -> float:
     """What the teacher's work for an arm took; counted where arms are compared at equal wall time."""
     name = data_name(regime, reads)
     notes = [f"teacher reads {name}"] * cached
-    notes += ["teacher answers"] * (reads == "answers" or name.endswith("-taught"))
+    if reads == "answers" or (name.endswith("-taught") and not regime.more):
+        notes.append("teacher answers")
+    if regime.more and reads != "labels":
+        notes.append(f"teacher answers {regime.name}")
     return sum(float(_note(world, note).read_text(encoding="utf-8")) for note in notes)
 
 
@@ -150,16 +160,35 @@ def _answers(world: World) -> list[Record]:
     return open_prepared(folder / "stage2").records("train")
 
 
-def _write(world: World, regime: Regime, folder: Path, taught: bool) -> None:
+def _more_answers(world: World, regime: Regime) -> PreparedSet:
+    """The further pictures alone, as the teacher answers their questions."""
+    asked, said = data_folder(world, f"{regime.name}-asked"), data_folder(world, f"{regime.name}-said")
+
+    def ask() -> None:
+        further = world.further(regime.more)
+        records = [unlabelled(record) for record in further.records("train")]
+        write_prepared(asked / "stage2", further.image_root, {"train": records, "val": world.base.records("val")}, {})
+
+    world.once(f"questions of {regime.name}", ask)
+    prepared = open_prepared(asked / "stage2")
+    _timed(world, f"teacher answers {regime.name}", lambda: answered_by_teacher(prepared, said))
+    return open_prepared(said / "stage2")
+
+
+def _write(world: World, regime: Regime, reads: str, folder: Path) -> None:
     base = world.base
-    records = regime.label(base.records("train"))
-    if taught:
-        answered = {record.id: record for record in _answers(world)}
-        records = [r if r.labelled else answered[r.id] for r in records if r.labelled or r.id in answered]
-    else:
+    root, records = base.image_root, regime.label(base.records("train"))
+    if reads == "labels":
         records = [record for record in records if record.labelled]
+    elif reads == "answers" or not regime.complete:
+        answered = {record.id: record for record in _answers(world)}
+        labelled = {record.id for record in records if record.labelled and reads == "taught"}
+        records = [r if r.id in labelled else answered[r.id] for r in records if r.id in labelled or r.id in answered]
+    if regime.more and reads != "labels":
+        more = _more_answers(world, regime)
+        root, records = more.image_root, [*records, *more.records("train")]
     splits = {"train": records, "val": base.records("val")}
-    write_prepared(folder / "stage2", base.image_root, splits, {"regime": regime.title})
+    write_prepared(folder / "stage2", root, splits, {"regime": regime.title})
 
 
 def _timed(world: World, name: str, make: Callable[[], object]) -> None:

@@ -93,16 +93,35 @@ class World:
         toy, scale = self.folder / "toy", self.scale
         size = f"--train_images {scale.train_images} --val_images {scale.val_images} --seed 0"
         self.once("toy", lambda: run_toy(parse(ToySettings, shlex.split(f"--out {quoted(toy)} {size}"))))
-        self.once("prepare", lambda: run_prepare(parse(PrepareSettings, self._prepare_words(toy))))
+        self.once(
+            "prepare", lambda: run_prepare(parse(PrepareSettings, self._prepare_words(toy, self.folder / "prepared")))
+        )
         self.once("halves", self._halve)
         self.once("stage1", self._align)
         self.once(
             "teacher on the half that is reported", lambda: read_by_teacher(self.report, self.report_cache, "val")
         )
 
-    def _prepare_words(self, toy: Path) -> list[str]:
+    def further(self, times: int) -> PreparedSet:
+        """Train has so many times more pictures, none of which is in `base`; its images hold those of `base`, too."""
+        folder, scale = self.folder / f"further{times}", self.scale
+        size = f"--train_images {(1 + times) * scale.train_images} --val_images {scale.val_images} --seed 0"
+
+        def draw() -> int:
+            # A larger world of the same seed begins with the same pictures.
+            run_toy(parse(ToySettings, shlex.split(f"--out {quoted(folder / 'toy')} {size}")))
+            run_prepare(parse(PrepareSettings, self._prepare_words(folder / "toy", folder / "prepared")))
+            larger, known = open_prepared(folder / "prepared" / "stage2"), {r.id for r in self.base.records("train")}
+            records = [record for record in larger.records("train") if record.id not in known]
+            write_prepared(folder / "stage2", larger.image_root, {"train": records, "val": larger.records("val")}, {})
+            return 0
+
+        self.once(f"{times} times more pictures", draw)
+        return open_prepared(folder / "stage2")
+
+    def _prepare_words(self, toy: Path, out: Path) -> list[str]:
         """Questions with short answers alone: they are what is scored, and long texts would take most of a step."""
-        words = ["--out", str(self.folder / "prepared"), "--image_root", f"{toy}/images", "--vqa_samples", "0"]
+        words = ["--out", str(out), "--image_root", f"{toy}/images", "--vqa_samples", "0"]
         words += ["--vqa_prompt", "{question}"]
         for split, flag in (("train", "--"), ("val", "--val_")):
             words += [f"{flag}captions", f"{toy}/captions_{split}.json"]

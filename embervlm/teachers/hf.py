@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from embervlm.teachers.locate import Located, as_written, find_answers, locate
 from embervlm.teachers.memory import Halving, in_halves
 from embervlm.teachers.outputs import Answer, Sampling, TeacherOutputs
 from embervlm.teachers.passes import Row
+from embervlm.teachers.read_ahead import ReadAhead
 from embervlm.teachers.sampling import choosing
 from embervlm.teachers.scoring import Scorer
 
@@ -31,6 +33,8 @@ class HFTeacher:
     """Digest for the fingerprint (`digest_folder`); empty: taken from the parameters themselves."""
     shares_prefix = True
     """Whether the questions about one picture share its keys and values."""
+    reads_ahead = True
+    """Whether `_inputs` only depends on what it is given, so that it may be called before its turn, on a thread."""
 
     revision: str | None = None
     """Commit of the hub that it was loaded at; None: a folder."""
@@ -54,8 +58,10 @@ class HFTeacher:
         self._alphabet = tokens.token_bytes(self.tokenizer)
         self._image_token = str(getattr(processor, "image_token", None) or "")
         self.end_of_turn_id = self._find_end_of_turn()
+        self._one_at_a_time = Lock()
         self._halving = Halving(name, model, "answers")
-        self._scorer = Scorer(name, model, self.tokenizer, self._read, self.shares_prefix)
+        read = ReadAhead(self._read, model.device, self.reads_ahead)
+        self._scorer = Scorer(name, model, self.tokenizer, read, self.shares_prefix)
 
     def score(self, records: list[Record], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
         """What the teacher says about each assistant turn; sorted by length and batched inside.
@@ -194,14 +200,15 @@ class HFTeacher:
         self, records: list[Record], texts: list[str], images: list[Image.Image] | None, padding_side: str
     ) -> Any:
         """The processor's batch; `texts` are the records' conversations, or their prompts, as rendered."""
-        inputs = self.processor(
-            text=texts,
-            images=None if images is None else [[image] for image in images],
-            padding=True,
-            padding_side=padding_side,
-            return_tensors="pt",
-            add_special_tokens=self._adds_special_tokens(texts[0]),
-        )
+        with self._one_at_a_time:  # a fast tokenizer that pads may not be called by two threads at once
+            inputs = self.processor(
+                text=texts,
+                images=None if images is None else [[image] for image in images],
+                padding=True,
+                padding_side=padding_side,
+                return_tensors="pt",
+                add_special_tokens=self._adds_special_tokens(texts[0]),
+            )
         return inputs.to(self.model.device, dtype=self.model.dtype)
 
     def _image(self, record: Record, image_root: Path) -> Image.Image:

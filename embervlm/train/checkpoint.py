@@ -64,10 +64,16 @@ def save_model(model: Any, processor: Any, folder: Path, *, safetensors: bool) -
     else:
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
-    torch.save(model.state_dict(), folder / WEIGHTS)
+    torch.save(on_cpu(model.state_dict()), folder / WEIGHTS)
     if safetensors:
         shutil.copymode(folder / WEIGHTS, folder / SAFE_WEIGHTS)  # safetensors writes for the owner alone
     processor.save_pretrained(folder)
+
+
+def on_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What is saved from a GPU would be loaded onto one, and fail where there is none. Tied weights stay one."""
+    moved: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    return {name: moved.setdefault((value.data_ptr(), value.shape), value.cpu()) for name, value in state.items()}
 
 
 def write_json(path: Path, content: Any) -> None:

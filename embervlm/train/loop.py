@@ -65,6 +65,7 @@ class EmberTrainer(Trainer):
         self.waits = WaitClock()
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
+        self._batches = 0  # of this process since the last report
         self.seconds = 0.0  # of the whole `train()`, known at its end
 
     # ---- loss
@@ -81,6 +82,7 @@ class EmberTrainer(Trainer):
                 f"(learning rate {self._get_learning_rate():.2g}). Nothing was saved after the last checkpoint; resume "
                 "from it with a lower --learning_rate or a lower --gradient_clip, or without --fp16."
             )
+        self._batches += 1
         self.meter.add(outputs.parts, (inputs["input_ids"] != self.plan.processor.tokenizer.pad_token_id).sum())
         return (loss, outputs) if return_outputs else loss
 
@@ -139,6 +141,8 @@ class EmberTrainer(Trainer):
             seconds = max(now - self._reported - self._aside, 1e-9)
             self._reported, self._aside = now, 0.0
             tokens = sums.pop("tokens")
+            samples = self._batches * self.args.train_batch_size * self.args.world_size
+            self._batches = 0
             if self._options().alpha == 0:
                 sums = {name: sums[name] for name in ("sft_loss", "token_accuracy")}
             logs = {
@@ -146,6 +150,7 @@ class EmberTrainer(Trainer):
                 **sums,
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm", 0.0),
+                "samples_per_second": samples / seconds,
                 "tokens_per_second": tokens / seconds,
                 "data_wait_share": self.waits.drain(seconds),
             }

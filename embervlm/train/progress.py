@@ -18,6 +18,7 @@ SHOWN = {
     "vqa_accuracy": ("VQA", "{:.1%}"),
     "instruct_score": ("instruct", "{:.2f}"),
     "learning_rate": ("lr", "{:.1e}"),
+    "samples_per_second": ("samples/s", "{:,.0f}"),
     "tokens_per_second": ("tok/s", "{:,.0f}"),
     "data_wait_share": ("wait", "{:.1%}"),
 }

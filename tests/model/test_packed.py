@@ -95,7 +95,7 @@ def test_the_block_mask_of_flex_attention_lets_the_same_positions_through() -> N
 def test_flex_attention_on_a_gpu_gives_the_same_hidden_states_and_gradients() -> None:
     found = []
     for way in ("sdpa", "flex_attention"):
-        model = model_of("gpt2").cuda()
+        model = model_of("llama").cuda()  # transformers' GPT-2 knows no flex attention
         model.set_attn_implementation(way)
         embeds = torch.randn(2, 10, 32, generator=torch.Generator().manual_seed(1)).cuda().requires_grad_()
         seen = attention_inputs(model, GROUPS.cuda(), SEGMENTS.cuda(), embeds.dtype)
