@@ -7,8 +7,7 @@ Data: LLaVA-Instruct-150K, VQA-v2 and OK-VQA as `benchmarks.full_size` makes the
 takes by default (158 : 100 : 9), with pictures of 640 x 480.
 
 Teacher: LLaVA-1.5-7B's shape with random weights in bf16 scores samples of each source, so many pictures at once as
-`--batch_size` says; the seconds for 300,000 are what its samples/s come to, and `gain_of_reading_ahead` is how much
-slower it is when pictures are decoded only as they are wanted. Its tokenizer is the first 16,000 tokens of
+`--batch_size` says; the minutes for 300,000 are what its samples/s come to. Its tokenizer is the first 16,000 tokens of
 GPT-2, another one than the student's.
 Student: `embervlm train --preset 37m --bf16` with a cached teacher and frozen features, every sample seen for the first
 time, packed as always. Samples/s are those of all reports but the first ones, in which workers and kernels start.
@@ -47,7 +46,6 @@ from embervlm.options import parse
 from embervlm.settings import CacheSettings, TrainSettings
 from embervlm.teachers.cache import run_cache
 from embervlm.teachers.hf import HFTeacher
-from embervlm.teachers.read_ahead import DEPTH
 from embervlm.train.run import run_train
 
 SAMPLES = 300_000
@@ -74,7 +72,7 @@ FULL = Size(
     128, 64, "37m", 128, 12, 3, 5,
 )  # fmt: skip
 QUICK = Size(0.0006, {"width": 256, "layers": 2}, 4, 4, "tiny", 16, 2, 1, 1)
-SMALL_TEACHER = {"width": 256, "layers": 2}
+SMALL_TEACHER: dict[str, Any] = {"width": 256, "layers": 2}
 """Writes the cache that the student trains from; a step costs the same whoever wrote it."""
 
 
@@ -108,26 +106,19 @@ def measure_teacher(prepared: PreparedSet, size: Size, device: torch.device) -> 
         "seconds_to_make": round(made, 1),
     }
     speeds: dict[str, float] = {}
-    gains: dict[str, float] = {}
     for name in sorted({source(record) for record in records}):
         mine = [record for record in records if source(record) == name]
         part = of_first_pictures(mine, size.teacher_pictures)
         teacher.score(of_first_pictures(part, 8), prepared.image_root, 16)  # warms up
-        seconds = {}
-        for depth in (DEPTH, 0):
-            teacher._scorer._ahead.depth = depth
-            wait_for(device)
-            began = time.perf_counter()
-            teacher.score(part, prepared.image_root, 16)
-            wait_for(device)
-            seconds[depth] = time.perf_counter() - began
-        speeds[name] = len(part) / seconds[DEPTH]
-        gains[name] = round(seconds[0] / seconds[DEPTH], 2)
+        wait_for(device)
+        began = time.perf_counter()
+        teacher.score(part, prepared.image_root, 16)
+        wait_for(device)
+        speeds[name] = len(part) / (time.perf_counter() - began)
     whole = sum(SAMPLES * share_of(name, records) / speed for name, speed in speeds.items())
     return {
         **found,
         "samples_per_second": {name: round(speed, 1) for name, speed in speeds.items()},
-        "gain_of_reading_ahead": gains,
         "minutes": round(whole / 60, 1),
         "peak_gib": round(peak_memory(device) / 2**30, 1),
     }

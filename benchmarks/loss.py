@@ -84,10 +84,11 @@ def matmuls(inputs: tuple[Tensor, Tensor, Tensor, Targets], options: LossOptions
     dtype = torch.bfloat16 if bf16 else torch.float32
     hidden, weight = inputs[0].to(dtype), inputs[1].to(dtype)
     grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-    for start in range(0, len(hidden), options.chunk):
-        h = hidden[start : start + options.chunk]
+    chunk = options.positions_at_once(len(weight), hidden.device)
+    for start in range(0, len(hidden), chunk):
+        h = hidden[start : start + chunk]
         logits = h @ weight.t()
-        grad_hidden[start : start + options.chunk] = logits @ weight
+        grad_hidden[start : start + chunk] = logits @ weight
         grad_weight.addmm_(logits.t(), h)
 
 

@@ -73,7 +73,7 @@ def _ask(teacher: Teacher, batch: Sequence[Job], image_root: Path, asking: Askin
         asked = [_up_to(record, said[key].turns) for key, record in open_jobs]
         answers = teacher.answer(asked, image_root, asking.max_new_tokens, asking.sampling(keys, turn))
         for key, answer in zip(keys, answers, strict=True):
-            said[key] = Said((*said[key].turns, answer.text), answer.finished)
+            said[key] = said[key].goes_on(answer)
         turn += 1
         open_jobs = [
             (key, record)

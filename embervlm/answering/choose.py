@@ -20,6 +20,7 @@ class Choice:
     teacher: str  # its name, for the metadata
     samples: int
     min_agreement: float
+    min_confidence: float
     references: str  # "none", "fill" (where no answer is kept), "all"
     ask: str = "all"  # or "unlabelled": records that somebody has answered stay as they are
 
@@ -42,6 +43,7 @@ class Tally:
     empty: int = 0
     cut: int = 0  # the length limit ended them
     duplicates: int = 0
+    unsure: int = 0  # the teacher itself gives them too little
     filtered: int = 0  # agree too little with the reference
     references: int = 0  # reference records that are in the new set
     records: int = 0  # of the new set
@@ -92,8 +94,9 @@ def choose(
     if not made:
         raise UserError(
             f"of {tally.asked:,} answers to {split} none is left: {tally.filtered:,} agree less than "
-            f"{choice.min_agreement:g} with the reference, {tally.empty:,} are empty, {tally.cut:,} are cut off; "
-            "is it the right teacher (`embervlm test-teacher`)? --min_agreement and --max_new_tokens set the limits"
+            f"{choice.min_agreement:g} with the reference, of {tally.unsure:,} the teacher is less sure than "
+            f"{choice.min_confidence:g}, {tally.empty:,} are empty, {tally.cut:,} are cut off; is it the right teacher "
+            "(`embervlm test-teacher`)? --min_agreement, --min_confidence and --max_new_tokens set the limits"
         )
     return made, tally
 
@@ -117,29 +120,43 @@ def _of_record(split: str, record: Record, said: Mapping[Key, Said], choice: Cho
         if seen[answer.turns] > 1:
             tally.duplicates += 1
             continue
+        if choice.min_confidence and _confidence(answer, record) < choice.min_confidence:
+            tally.unsure += 1
+            continue
         good = agreed is None or agreed >= choice.min_agreement
         shown = Example(record.turns()[-1][0], record.turns()[-1][1], answer.turns[-1], agreed)
         tally.examples.setdefault("kept" if good else "filtered", []).append(shown)
         if good:
             tally.kept += 1
-            made.append(_answered(record, answer.turns, sample, agreed, choice))
+            made.append(_answered(record, answer, sample, agreed, choice))
         else:
             tally.filtered += 1
     return made
 
 
-def _answered(record: Record, said: tuple[str, ...], sample: int, agreed: float | None, choice: Choice) -> Record:
+def _confidence(answer: Said, record: Record) -> float:
+    if answer.confidence is None:
+        raise UserError(
+            f"the answer to record {record.id} has no probability beside it: the teacher's server tells none, or the "
+            "answers were given before they were kept; leave --min_confidence out, or choose another --output_dir"
+        )
+    return answer.confidence
+
+
+def _answered(record: Record, answer: Said, sample: int, agreed: float | None, choice: Choice) -> Record:
     references = [reference for _, reference in record.turns()]
     metadata = record.metadata | {"answered_by": choice.teacher}
     if record.labelled:
         metadata["reference"] = references if len(references) > 1 else references[0]
     if agreed is not None:
         metadata["agreement"] = round(agreed, 4)
-    turns = tuple((question, answer) for (question, _), answer in zip(record.turns(), said, strict=True))
+    if answer.confidence is not None:
+        metadata["confidence"] = round(answer.confidence, 4)
+    turns = tuple((question, said) for (question, _), said in zip(record.turns(), answer.turns, strict=True))
     return replace(
         record,
         id=_answer_id(record.id, sample) if choice.several else record.id,
-        response=said[0],
+        response=answer.turns[0],
         conversations=turns if record.conversations else None,
         metadata=metadata,
     )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 _REASONS = {
     "kept": "kept",
+    "unsure": "the teacher is unsure of",
     "filtered": "agree too little",
     "duplicates": "said before of the same record",
     "empty": "empty",
@@ -48,7 +49,8 @@ def run_answer(settings: AnswerSettings) -> None:
     prepared = open_prepared(settings.dataset_path)
     folder = settings.output_dir / prepared.folder.resolve().name
     _check(settings, prepared, folder)
-    choice = Choice(settings.teacher_model, settings.samples, settings.min_agreement, settings.references, settings.ask)
+    limits = settings.min_agreement, settings.min_confidence
+    choice = Choice(settings.teacher_model, settings.samples, *limits, settings.references, settings.ask)
     read = {split: prepared.records(split, unlabelled=True) for split in settings.splits}
     # A split without gaps is carried over like one that is not named.
     read = {split: records for split, records in read.items() if any(map(choice.asks, records))}

@@ -6,6 +6,7 @@ The first line says of which teacher, data and settings it is; each other line i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from embervlm.errors import UserError
 from embervlm.journal import Journal, OtherJournal
+from embervlm.teachers.outputs import Answer
 
 FORMAT = "embervlm/answers-1"
 
@@ -29,10 +31,22 @@ class Said:
 
     turns: tuple[str, ...]
     finished: bool  # False: the length limit cut the last one
+    logprob: float | None = None  # of all turns together; None: the teacher does not tell
 
     @property
     def empty(self) -> bool:
         return self.finished and not self.turns[-1]
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability, 0 to 1, that the teacher itself gives to what it said."""
+        return None if self.logprob is None else math.exp(self.logprob)
+
+    def goes_on(self, answer: Answer) -> Said:
+        """With the answer to the next turn."""
+        before = 0.0 if not self.turns else self.logprob
+        both = None if before is None or answer.logprob is None else before + answer.logprob
+        return Said((*self.turns, answer.text), answer.finished, both)
 
 
 class SaidFile:
@@ -58,7 +72,7 @@ class SaidFile:
         for number, row in enumerate(self._journal.rows, start=2):
             try:
                 key = Key(row["split"], row["record_id"], row["sample"])
-                self.answers[key] = Said(tuple(row["said"]), row["finished"])
+                self.answers[key] = Said(tuple(row["said"]), row["finished"], row.get("logprob"))
             except (KeyError, TypeError) as problem:
                 raise UserError(
                     f"{path}, line {number}: not an answer of a teacher ({problem!r}); delete that line, or the file"
@@ -67,7 +81,8 @@ class SaidFile:
     def add(self, answers: Mapping[Key, Said]) -> None:
         """They are on disk when this returns."""
         self._journal.add(
-            {**key._asdict(), "said": list(said.turns), "finished": said.finished} for key, said in answers.items()
+            {**key._asdict(), "said": list(said.turns), "finished": said.finished, "logprob": said.logprob}
+            for key, said in answers.items()
         )
         self.answers.update(answers)
 

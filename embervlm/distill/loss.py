@@ -142,11 +142,12 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=exact) if need_bias and bias is not None else None
         sums = torch.zeros(5 + len(teachers), dtype=exact, device=hidden.device)
         any_grad = need_hidden or need_weight or need_bias
+        chunk = options.positions_at_once(weight.shape[0], hidden.device)
         # One place for all chunks: memory that comes anew from the system costs time at its first touch.
-        most = min(options.chunk, hidden.shape[0])
+        most = min(chunk, hidden.shape[0])
         space = hidden.new_empty(1 + spaces(options.temperature), most, weight.shape[0], dtype=exact)
-        for start in range(0, hidden.shape[0], options.chunk):
-            part = slice(start, start + options.chunk)
+        for start in range(0, hidden.shape[0], chunk):
+            part = slice(start, start + chunk)
             h = hidden[part].to(exact)
             here = space[:, : len(h)]
             # Divided here, on [C, D], and not on [C, V].

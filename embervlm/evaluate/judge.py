@@ -114,7 +114,7 @@ class Judge:
 
     def _reply(self, messages: list[dict[str, str]]) -> str:
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": ROOM}
-        return said(self.server.chat(body))[0]
+        return said(self.server.chat(body)).text
 
     def _result(self, records: Sequence[Record], points: Sequence[int | None], seed: int) -> JudgeResult:
         judged = [(record, given) for record, given in zip(records, points, strict=True) if given is not None]

@@ -66,6 +66,10 @@ class AnswerSettings(TeacherLoading):
         0.3, "Least agreement with the reference: VQA accuracy (0.3: one of ten people said so), or the instruction "
         "score; 0 keeps all", minimum=0, maximum=1,
     )  # fmt: skip
+    min_confidence: float = option(
+        0.0, "Least probability that the teacher itself gives to its whole answer, for sets of short answers; 0 keeps "
+        "all", minimum=0, maximum=1,
+    )  # fmt: skip
     references: str = option(
         "none", "Reference records kept too; fill: where no answer is kept", choices=("none", "fill", "all")
     )

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -21,8 +20,7 @@ from embervlm.teachers.locate import Located, as_written, find_answers, locate
 from embervlm.teachers.memory import Halving, in_halves
 from embervlm.teachers.outputs import Answer, Sampling, TeacherOutputs
 from embervlm.teachers.passes import Row
-from embervlm.teachers.read_ahead import ReadAhead
-from embervlm.teachers.sampling import choosing
+from embervlm.teachers.sampling import Choosing
 from embervlm.teachers.scoring import Scorer
 
 
@@ -33,8 +31,6 @@ class HFTeacher:
     """Digest for the fingerprint (`digest_folder`); empty: taken from the parameters themselves."""
     shares_prefix = True
     """Whether the questions about one picture share its keys and values."""
-    reads_ahead = True
-    """Whether `_inputs` only depends on what it is given, so that it may be called before its turn, on a thread."""
 
     revision: str | None = None
     """Commit of the hub that it was loaded at; None: a folder."""
@@ -58,10 +54,8 @@ class HFTeacher:
         self._alphabet = tokens.token_bytes(self.tokenizer)
         self._image_token = str(getattr(processor, "image_token", None) or "")
         self.end_of_turn_id = self._find_end_of_turn()
-        self._one_at_a_time = Lock()
         self._halving = Halving(name, model, "answers")
-        read = ReadAhead(self._read, model.device, self.reads_ahead)
-        self._scorer = Scorer(name, model, self.tokenizer, read, self.shares_prefix)
+        self._scorer = Scorer(name, model, self.tokenizer, self._read, self.shares_prefix)
 
     def score(self, records: list[Record], image_root: Path, top_k: int) -> list[list[TeacherOutputs]]:
         """What the teacher says about each assistant turn; sorted by length and batched inside.
@@ -116,6 +110,7 @@ class HFTeacher:
                 "leave out the record"
             )
         stops = sorted({self.end_of_turn_id, *_as_list(self.model.generation_config.eos_token_id)})
+        choosing = Choosing(self.name, [record.id for record in records], stops, drawn)
         with torch.inference_mode():
             ids = self.model.generate(
                 **inputs,
@@ -127,12 +122,15 @@ class HFTeacher:
                 top_k=None,
                 eos_token_id=stops,
                 pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=choosing(self.name, [record.id for record in records], drawn),
+                logits_processor=choosing,
             )
         said = ids[:, inputs["input_ids"].shape[1] :]
         finished = torch.isin(said, torch.tensor(stops, device=said.device)).any(1).tolist()
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-        return [Answer(text.strip(), end) for text, end in zip(texts, finished, strict=True)]
+        return [
+            Answer(text.strip(), end, logprob)
+            for text, end, logprob in zip(texts, finished, choosing.logprobs, strict=True)
+        ]
 
     def fingerprint(self) -> dict[str, str]:
         """Name, and digests of the weights, the tokenizer and the chat template. Independent of device and precision
@@ -200,15 +198,14 @@ class HFTeacher:
         self, records: list[Record], texts: list[str], images: list[Image.Image] | None, padding_side: str
     ) -> Any:
         """The processor's batch; `texts` are the records' conversations, or their prompts, as rendered."""
-        with self._one_at_a_time:  # a fast tokenizer that pads may not be called by two threads at once
-            inputs = self.processor(
-                text=texts,
-                images=None if images is None else [[image] for image in images],
-                padding=True,
-                padding_side=padding_side,
-                return_tensors="pt",
-                add_special_tokens=self._adds_special_tokens(texts[0]),
-            )
+        inputs = self.processor(
+            text=texts,
+            images=None if images is None else [[image] for image in images],
+            padding=True,
+            padding_side=padding_side,
+            return_tensors="pt",
+            add_special_tokens=self._adds_special_tokens(texts[0]),
+        )
         return inputs.to(self.model.device, dtype=self.model.dtype)
 
     def _image(self, record: Record, image_root: Path) -> Image.Image:

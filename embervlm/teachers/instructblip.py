@@ -34,7 +34,6 @@ class InstructBlipTeacher(HFTeacher):
     stands before a question differs with it, and only the picture's features serve the next one."""
 
     shares_prefix = False
-    reads_ahead = False  # `_shown` is about the batch that comes next
 
     def __init__(self, name: str, model: Any, processor: Any, batch_size: int = 32) -> None:
         super().__init__(name, model, processor, batch_size)

@@ -148,6 +148,7 @@ class Answer:
 
     text: str  # without blanks around it
     finished: bool  # by the teacher; False: the length limit cut it off
+    logprob: float | None = None  # of the whole answer at T = 1, natural log; None: the teacher does not tell
 
 
 @dataclass(frozen=True)

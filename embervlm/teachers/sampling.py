@@ -13,10 +13,20 @@ from embervlm.errors import UserError
 from embervlm.teachers.outputs import Sampling
 
 
-def choosing(teacher: str, record_ids: Sequence[str], sampling: Sampling | None) -> LogitsProcessorList:
-    """For transformers' greedy `generate` of one batch, a row for each record."""
-    processors: list[LogitsProcessor] = [_RefuseNaN(teacher, record_ids)]
-    return LogitsProcessorList(processors if sampling is None else [*processors, Draw(sampling)])
+class Choosing(LogitsProcessorList):
+    """For transformers' greedy `generate` of one batch, a row for each record; says afterwards how likely each was."""
+
+    def __init__(
+        self, teacher: str, record_ids: Sequence[str], stops: Sequence[int], sampling: Sampling | None
+    ) -> None:
+        self._chosen = _Chosen(stops, None if sampling is None else Draw(sampling))
+        super().__init__([_RefuseNaN(teacher, record_ids), self._chosen])
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Of each answer at T = 1, its end included; of one that was cut off as far as it goes."""
+        assert self._chosen.total is not None, "nothing was generated"
+        return self._chosen.total.tolist()
 
 
 class _RefuseNaN(LogitsProcessor):
@@ -33,6 +43,24 @@ class _RefuseNaN(LogitsProcessor):
                 "not numbers; load it in bf16 or fp32 instead of fp16, or check its weights"
             )
         return scores
+
+
+class _Chosen(LogitsProcessor):
+    """Adds up the log-probabilities of what is taken next, until a row has come to its end."""
+
+    def __init__(self, stops: Sequence[int], draw: Draw | None) -> None:
+        self.stops, self.draw = list(stops), draw
+        self.total: Tensor | None = None  # [B]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        left = scores if self.draw is None else self.draw(input_ids, scores)
+        taken = left.argmax(-1)
+        logprobs = scores.float().log_softmax(-1).gather(1, taken[:, None])[:, 0]
+        if self.total is None:
+            self.total, self.open = torch.zeros_like(logprobs), torch.ones_like(taken, dtype=torch.bool)
+        self.total += logprobs.where(self.open, 0.0)
+        self.open &= ~torch.isin(taken, torch.tensor(self.stops, device=taken.device))
+        return left
 
 
 class Draw(LogitsProcessor):

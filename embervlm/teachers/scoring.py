@@ -3,7 +3,7 @@ kept of the answers' positions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from embervlm.teachers.memory import Halving
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.teachers.passes import Bounds, Pass, Row, plan_passes
 from embervlm.teachers.prefix import CannotShare, prefix_reach, read_prefix
-from embervlm.teachers.read_ahead import ReadAhead
 from embervlm.teachers.read_out import read_out
 
 AGREE = {torch.float32: 1e-3}
@@ -32,14 +31,16 @@ class Scorer:
     """Scores the conversations of one model.
 
     Args:
-        ahead: makes of rows, all with pictures or all without, the processor's batch on the model's device, padded on
-            the right.
+        read: rows, all with pictures or all without, and the image root -> the processor's batch on the model's
+            device, padded on the right.
         shares_prefix: let the questions about one picture share what stands before them.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, ahead: ReadAhead, shares_prefix: bool) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, read: Callable[[Sequence[Row], Path], Any], shares_prefix: bool
+    ) -> None:
         self.name, self.model, self.shares_prefix = name, model, shares_prefix
-        self._ahead = ahead
+        self._read_batch = read
         self._pad_id = tokenizer.pad_token_id
         self._vocabulary = len(tokens.token_bytes(tokenizer))
         self.max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -56,17 +57,12 @@ class Scorer:
         """
         results: list[list[TeacherOutputs]] = [[] for _ in rows]
         bounds = Bounds(int(min(batch_size, self._halving.most)), self._vocabulary, self._visual, self._reach)
-        passes = plan_passes(rows, bounds, self.shares_prefix)
-        for part in self._ahead.through(passes, self._rows_read, image_root):
+        for part in plan_passes(rows, bounds, self.shares_prefix):
             for row, outputs in self._halving(
                 part, _records, lambda part: self._score_pass(part, image_root, top_k), Pass.halves
             ):
                 results[row.key] = outputs
         return results
-
-    def _rows_read(self, part: Pass) -> list[Row]:
-        """Those that the processor sees: of rows that share a beginning only the first."""
-        return [group[0] for group in part.groups] if part.prefix and self.shares_prefix else part.rows
 
     def _score_pass(self, part: Pass, image_root: Path, top_k: int) -> Scored:
         if part.prefix and self.shares_prefix:
@@ -111,7 +107,7 @@ class Scorer:
         Raises:
             CannotShare: that is not possible with this model or template.
         """
-        inputs, lengths = self._read(self._rows_read(part), image_root)
+        inputs, lengths = self._read([group[0] for group in part.groups], image_root)
         growth = [length - len(group[0].plain_ids) for length, group in zip(lengths, part.groups, strict=True)]
         if len(set(growth)) > 1:  # pictures of other sizes make other numbers of visual tokens
             alike: dict[int, list[tuple[Row, ...]]] = {}
@@ -144,7 +140,7 @@ class Scorer:
     def _read(self, rows: Sequence[Row], image_root: Path) -> tuple[Any, list[int]]:
         """The processor's batch, padded on the right, and the length of each row; the answers stand where they were
         located."""
-        inputs = self._ahead.read(rows, image_root)
+        inputs = self._read_batch(rows, image_root)
         lengths = inputs["attention_mask"].sum(1).tolist()
         for row, ids, length in zip(rows, inputs["input_ids"].tolist(), lengths, strict=True):
             behind = row.located[0].behind

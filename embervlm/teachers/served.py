@@ -56,6 +56,7 @@ class ServedTeacher:
         self._alphabet = tokens.token_bytes(tokenizer)
         self._image_token = str(getattr(tokenizer, "image_token", None) or "")
         self._most: int | None = None  # entries that the server allows, where it was asked for more
+        self._tells_answers = True  # their probability, as far as is known
         self._lock = threading.Lock()
         ids, _ = self._prompt(_messages(template.WORDS), 1)
         try:
@@ -136,11 +137,21 @@ class ServedTeacher:
     def _answer(self, record: Record, image_root: Path, options: dict[str, Any]) -> Answer:
         turns = [(self._cleaned(human), answer) for human, answer in record.turns()]
         messages = _messages(turns, self._picture(record, image_root))[:-1]
+        body = {"model": self.name, "messages": messages, **options}
         try:
-            text, finished = said(self.server.chat({"model": self.name, "messages": messages, **options}))
-            return Answer(text, finished)
+            return said(self._chat_with_logprobs(body) if self._tells_answers else self.server.chat(body))
         except UserError as error:
             raise UserError(f"record {record.id}, {self._who}: {error}") from None
+
+    def _chat_with_logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Not every server knows the word; then answers come without their probability."""
+        try:
+            return self.server.chat({**body, "logprobs": True})
+        except Refused as refused:
+            if "logprob" not in refused.words:
+                raise
+            self._tells_answers = False
+            return self.server.chat(body)
 
     def _prompt(self, messages: list[dict[str, Any]], top_k: int) -> tuple[list[int], list[Any]]:
         """The conversation's tokens, [n], and what the server says of each, [n]: {id: ...}, nothing of the first."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from embervlm.errors import UserError
+from embervlm.teachers.outputs import Answer
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the server's key; it is sent and never shown."""
@@ -136,16 +137,19 @@ class Server:
         return found
 
 
-def said(found: dict[str, Any]) -> tuple[str, bool]:
-    """The text of a chat completion, and whether it was finished rather than cut off.
+def said(found: dict[str, Any]) -> Answer:
+    """The answer in a chat completion, with its probability where the server tells it.
 
     Raises:
         UserError: it holds no message.
     """
     try:
         choice = found["choices"][0]
-        return str(choice["message"]["content"] or "").strip(), choice.get("finish_reason") != "length"
-    except (KeyError, IndexError, TypeError, AttributeError):
+        tokens = (choice.get("logprobs") or {}).get("content")
+        logprob = None if tokens is None else sum(float(token["logprob"]) for token in tokens)
+        text = str(choice["message"]["content"] or "").strip()
+        return Answer(text, choice.get("finish_reason") != "length", logprob)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise UserError("the server's answer holds no message; is it OpenAI-compatible?") from None
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embervlm.answering.run import run_answer
@@ -140,6 +141,35 @@ def test_the_filter_leaves_out_what_disagrees_and_fill_takes_the_reference(world
     both = answer(world, references="all").records("train")
     assert [record for record in both if "answered_by" not in record.metadata] == before
     assert len(both) == len(before) + len(everything)
+
+
+def test_how_sure_the_teacher_is_of_an_answer_is_what_it_scores_it_with(world: Path) -> None:
+    """Asked and scored in different ways: word by word, and all at once."""
+    made = answer(world)
+    alone = [replace(record, conversations=None) for record in answered(made) if len(record.turns()) == 1]
+    scored = load_teacher(TOY).score(alone, made.image_root, 4)
+    for record, (turn,) in zip(alone, scored, strict=True):
+        assert record.metadata["confidence"] == pytest.approx(np.exp(turn.realised_logprobs.sum()), abs=2e-3)
+    assert len({record.metadata["confidence"] for record in alone}) > 1
+
+
+def test_answers_that_the_teacher_is_unsure_of_are_left_out(world: Path, capsys) -> None:
+    everything = answered(answer(world))
+    limit = sorted(record.metadata["confidence"] for record in everything)[len(everything) // 2] - 1e-4  # is rounded
+    made = answer(world, min_confidence=limit, references="none")
+    sure = [record for record in everything if record.metadata["confidence"] >= limit]
+    assert answered(made) == sure and 0 < len(sure) < len(everything)
+    told = made.info["answered"]["splits"]["train"]
+    assert told["unsure"] == len(everything) - len(sure) and told["kept"] == len(sure)
+    out = capsys.readouterr().out
+    assert "nothing was asked" in out and "the teacher is unsure of" in out
+    lines = (world / "answered/stage2.answers.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    without = [{name: value for name, value in row.items() if name != "logprob"} for row in rows]
+    (world / "answered/stage2.answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in without))
+    assert [record.response for record in answered(answer(world))] == [record.response for record in everything]
+    with pytest.raises(UserError, match="has no probability beside it.*--min_confidence"):
+        answer(world, min_confidence=limit)
 
 
 def test_no_answer_left_is_a_sentence(world: Path) -> None:

@@ -224,3 +224,11 @@ def test_a_certain_teacher_and_a_head_that_covers_the_vocabulary_stay_finite(div
     )
     parts.total.backward()
     assert torch.isfinite(parts.total) and all(torch.isfinite(x.grad).all() for x in (hidden, weight, bias))
+
+
+def test_blocks_are_larger_on_a_gpu_and_never_more_than_they_may_hold():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    options = LossOptions(0.3, 0.7, 2.0)
+    assert options.positions_at_once(25_600, cpu) == options.positions_at_once(150_000, gpu) == 512
+    assert options.positions_at_once(25_600, gpu) == 1310
+    assert OPTIONS.positions_at_once(25_600, gpu) == OPTIONS.positions_at_once(25_600, cpu) == 4

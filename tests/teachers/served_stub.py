@@ -43,6 +43,7 @@ class Stub:
         self.asked: list[dict[str, Any]] = []
         self.most_at_once = self._now = 0
         self.slow = 0.0
+        self.tells_answers = True
         self._lock, self._count = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> Stub:
@@ -118,12 +119,17 @@ class Stub:
                 return 400, _error("This model's maximum context length is 256 tokens.")
             torch.manual_seed(body.get("seed", 0))
             drawn = {"do_sample": True, "temperature": body.get("temperature"), "top_p": body.get("top_p"), "top_k": 0}
-            made = self.teacher.model.generate(
+            if body.get("logprobs") and not self.tells_answers:
+                return 400, _error("logprobs is not supported")
+            generated = self.teacher.model.generate(
                 **inputs,
                 max_new_tokens=body["max_tokens"],
                 pad_token_id=0,
+                output_logits=True,
+                return_dict_in_generate=True,
                 **(drawn if body.get("temperature") else {"do_sample": False}),
             )
+            made = generated.sequences
             logits = self.teacher.model(**inputs).logits[0]
         ids = inputs["input_ids"][0].tolist()
         text = self.teacher.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)
@@ -132,11 +138,24 @@ class Stub:
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "model": "tiny",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": ended,
+                    "logprobs": {"content": self._chosen(made[0, len(ids) :], generated.logits)}
+                    if body.get("logprobs")
+                    else None,
+                }
+            ],
             "prompt_logprobs": None if wanted is None else self._told(logits, ids, wanted),
             "prompt_token_ids": ids if self.names_ids and body.get("return_token_ids") else None,
         }
         return 200, self.spoil(reply) if self.spoil else reply
+
+    @staticmethod
+    def _chosen(ids: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> list[dict[str, Any]]:
+        return [{"logprob": float(step[0].log_softmax(-1)[token])} for token, step in zip(ids, logits, strict=True)]
 
     def _inputs(self, messages: list[dict[str, Any]], prompt: bool) -> Any:
         """As vLLM does it: one template over all messages, the pictures from their data URIs."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import current_thread
 
 import numpy as np
 import pytest
@@ -98,27 +97,6 @@ def test_more_questions_than_a_pass_holds_read_the_picture_again(teacher: HFTeac
     teacher.batch_size = 32
     assert_same(whole, in_parts)
     assert max(rows for rows, _ in shapes) <= 3
-
-
-def test_what_is_read_ahead_gives_the_same_scores(teacher: HFTeacher, root: Path, monkeypatch):
-    """As on a GPU: the processor's batches of the next passes are made on threads."""
-    records = [replace(record, id=f"{n}-{record.id}") for n in range(4) for record in RECORDS]
-    monkeypatch.setattr(teacher, "batch_size", 3)
-    expected = teacher.score(records, root, 6)
-    ahead, real, threads = teacher._scorer._ahead, teacher._read, set()
-
-    def read(rows, image_root):
-        threads.add(current_thread().name)
-        return real(rows, image_root)
-
-    monkeypatch.setattr(ahead, "_reader", read)
-    monkeypatch.setattr(ahead, "depth", 3)
-    assert_same(expected, teacher.score(records, root, 6), close=1e-6)
-    assert any(name.startswith("read-ahead") for name in threads) and not ahead._pending
-    with pytest.raises(UserError, match="lost.png"):
-        teacher.score([*records, replace(RECORDS[0], id="lost", image="lost.png")], root, 6)
-    assert not ahead._pending
-    assert_same(expected, teacher.score(records, root, 6), close=1e-6)
 
 
 def test_a_model_that_shares_wrongly_is_found_out(root: Path, tmp_path: Path, capsys, monkeypatch):

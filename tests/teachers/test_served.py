@@ -131,11 +131,21 @@ def test_a_conversation_is_answered_at_its_end(local: HFTeacher, root: Path) -> 
     records = [replace(record, response="") for record in RECORDS[:4]]
     with Stub(local) as stub:
         teacher = reach(stub, root)
-        assert teacher.answer(records, root, 6) == local.answer(records, root, 6)
+        for told, own in zip(teacher.answer(records, root, 6), local.answer(records, root, 6), strict=True):
+            assert (told.text, told.finished) == (own.text, own.finished)
+            assert told.logprob == pytest.approx(own.logprob, abs=1e-3) and own.logprob < 0
         seeds = Sampling(3.0, 1.0, [2**64 - 1, 5, 5, 7])
         drawn = teacher.answer([records[0]] * 4, root, 6, seeds)
         assert drawn == teacher.answer([records[0]] * 4, root, 6, seeds)
     assert drawn[1] == drawn[2] and len({answer.text for answer in drawn}) > 1
+
+
+def test_a_server_that_tells_no_probabilities_of_answers_is_asked_without(local: HFTeacher, root: Path) -> None:
+    with Stub(local) as stub:
+        stub.tells_answers = False
+        teacher = reach(stub, root)
+        answers = teacher.answer([replace(RECORDS[0], response="")] * 3, root, 6)
+    assert [answer.logprob for answer in answers] == [None] * 3 and answers[0].text
 
 
 def test_many_requests_at_once_keep_the_order(local: HFTeacher, root: Path) -> None:
