@@ -36,6 +36,13 @@ ARMS = {
         Arm("pure", "KL alone, T = 1", "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1"),
         Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels"),
         Arm("answers", "sequence level: the teacher's answers as labels", "--disable_distillation", "answers", False),
+        Arm(
+            "filled",
+            "labels, and the teacher's answers where there are none",
+            "--disable_distillation",
+            "taught",
+            False,
+        ),
         Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers"),
         Arm("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),
         Arm("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),

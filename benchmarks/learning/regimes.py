@@ -26,6 +26,7 @@ from embervlm.evaluate.answers import normalise
 from embervlm.evaluate.vqa import question_type
 
 READS = ("labels", "taught", "answers")
+SURE = 0.75
 NOISE_SEED = 17
 """Of the labels that are dropped or wrong: the same in all cells, seeds of training differ."""
 
@@ -38,7 +39,9 @@ class Regime:
     title: str
     label: Callable[[Sequence[Record]], list[Record]]  # train as people agree -> train as this regime has it
     complete: bool = True  # every record has a label
-    more: int = 0  # times as many pictures again, with questions that nobody answered; its labels are those of `all`
+    labels_of: str = ""  # the regime with the same labelled records, where there is one
+    more: int = 0  # times as many pictures again, with questions that nobody answered
+    min_confidence: float = 0.0  # of the teacher's answers to what has no label; the others are left out
 
 
 def as_agreed(records: Sequence[Record]) -> list[Record]:
@@ -95,8 +98,10 @@ REGIMES = {
         Regime("one", "one annotator of ten, drawn for each question", one_annotator),
         Regime("few25", "25% of the pictures have labels", few(0.25), complete=False),
         Regime("few5", "5% of the pictures have labels", few(0.05), complete=False),
+        Regime("few5-sure", "5%, and what the teacher is sure of", few(0.05), False, "few5", min_confidence=SURE),
         Regime("few1", "1% of the pictures have labels", few(0.01), complete=False),
-        Regime("more", "all labels, and three times as many pictures without", as_agreed, complete=False, more=3),
+        Regime("more", "all labels, and three times as many pictures without", as_agreed, False, "all", more=3),
+        Regime("sure", "the same, as far as the teacher is sure", as_agreed, False, "all", more=3, min_confidence=SURE),
         Regime("wrong20", "20% of the labels are wrong", wrong(0.2)),
         Regime("wrong40", "40% of the labels are wrong", wrong(0.4)),
     )
@@ -108,7 +113,7 @@ def data_name(regime: Regime, reads: str) -> str:
     if reads == "answers":
         return f"{regime.name}-answers" if regime.more else "answers"
     if reads == "labels":
-        return "all" if regime.more else regime.name
+        return regime.labels_of or regime.name
     return regime.name if regime.complete else f"{regime.name}-taught"
 
 
@@ -150,7 +155,7 @@ def seconds_of(world: World, regime: Regime, reads: str, cached: bool) -> float:
     if reads == "answers" or (name.endswith("-taught") and not regime.more):
         notes.append("teacher answers")
     if regime.more and reads != "labels":
-        notes.append(f"teacher answers {regime.name}")
+        notes.append(f"teacher answers {regime.more} times more")
     return sum(float(_note(world, note).read_text(encoding="utf-8")) for note in notes)
 
 
@@ -161,34 +166,47 @@ def _answers(world: World) -> list[Record]:
 
 
 def _more_answers(world: World, regime: Regime) -> PreparedSet:
-    """The further pictures alone, as the teacher answers their questions."""
-    asked, said = data_folder(world, f"{regime.name}-asked"), data_folder(world, f"{regime.name}-said")
+    """The further pictures alone, as the teacher answers their questions: all of them, whatever is taken of it."""
+    asked, said = (data_folder(world, f"{regime.more}-times-{what}") for what in ("asked", "said"))
 
     def ask() -> None:
         further = world.further(regime.more)
         records = [unlabelled(record) for record in further.records("train")]
         write_prepared(asked / "stage2", further.image_root, {"train": records, "val": world.base.records("val")}, {})
 
-    world.once(f"questions of {regime.name}", ask)
+    world.once(f"questions, {regime.more} times more", ask)
     prepared = open_prepared(asked / "stage2")
-    _timed(world, f"teacher answers {regime.name}", lambda: answered_by_teacher(prepared, said))
+    _timed(world, f"teacher answers {regime.more} times more", lambda: answered_by_teacher(prepared, said))
     return open_prepared(said / "stage2")
 
 
 def _write(world: World, regime: Regime, reads: str, folder: Path) -> None:
-    base = world.base
-    root, records = base.image_root, regime.label(base.records("train"))
-    if reads == "labels":
-        records = [record for record in records if record.labelled]
-    elif reads == "answers" or not regime.complete:
-        answered = {record.id: record for record in _answers(world)}
-        labelled = {record.id for record in records if record.labelled and reads == "taught"}
-        records = [r if r.id in labelled else answered[r.id] for r in records if r.id in labelled or r.id in answered]
-    if regime.more and reads != "labels":
+    root, said = world.base.image_root, []
+    if reads != "labels" and regime.more:
         more = _more_answers(world, regime)
-        root, records = more.image_root, [*records, *more.records("train")]
-    splits = {"train": records, "val": base.records("val")}
+        root, said = more.image_root, more.records("train")
+    if reads == "answers" or (reads == "taught" and not regime.complete):
+        said = [*_answers(world), *said]
+    records = fill(regime, regime.label(world.base.records("train")), said, reads)
+    splits = {"train": records, "val": world.base.records("val")}
     write_prepared(folder / "stage2", root, splits, {"regime": regime.title})
+
+
+def fill(regime: Regime, records: Sequence[Record], said: Sequence[Record], reads: str) -> list[Record]:
+    """The records that an arm reads.
+
+    Args:
+        records: train as the regime has it, some without a label.
+        said: the same and further ones, as the teacher answers them.
+    """
+    sure = [r for r in said if not regime.min_confidence or r.metadata["confidence"] >= regime.min_confidence]
+    if reads == "answers":
+        return sure
+    labelled = {record.id: record for record in records if record.labelled}
+    answered = {record.id: record for record in sure if record.id not in labelled}
+    there = [{**labelled, **answered}.get(record.id) for record in records]
+    known = {record.id for record in records}
+    return [record for record in there if record is not None] + [r for r in answered.values() if r.id not in known]
 
 
 def _timed(world: World, name: str, make: Callable[[], object]) -> None:

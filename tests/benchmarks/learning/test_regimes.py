@@ -1,9 +1,11 @@
 """A regime that has other labels than it says would make every comparison in it wrong, and nobody would notice."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.learning.arms import ARMS
-from benchmarks.learning.regimes import READS, REGIMES, data_name, few, one_annotator, wrong
+from benchmarks.learning.regimes import READS, REGIMES, data_name, few, fill, one_annotator, wrong
 from benchmarks.learning.world import halves
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import open_prepared
@@ -72,6 +74,27 @@ def test_one_annotator_gives_each_answer_as_often_as_people_did(train):
     assert kept == pytest.approx(agreed, abs=0.05) and kept < 0.95
 
 
+def test_what_has_no_label_is_filled_with_what_the_teacher_is_sure_of(train):
+    """Labels stay, nothing is there twice, and what nobody is sure of is left out."""
+    said = [
+        replace(r, response="said", metadata=r.metadata | {"confidence": (n % 10) / 10}) for n, r in enumerate(train)
+    ]
+    further = [replace(r, id=f"further-{r.id}") for r in said]
+    for name in ("few5", "few5-sure", "more", "sure"):
+        regime = REGIMES[name]
+        records = regime.label(train)
+        labels = [record for record in records if record.labelled]
+        there = [*said, *further] if regime.more else said
+        filled = fill(regime, records, there, "taught")
+        assert [record for record in filled if record.response != "said"] == labels
+        assert len({record.id for record in filled}) == len(filled)
+        known = {record.id for record in labels}
+        sure = [r for r in there if r.id not in known and r.metadata["confidence"] >= regime.min_confidence]
+        assert {r.id for r in filled} - known == {r.id for r in sure} and len(filled) == len(labels) + len(sure)
+        assert fill(regime, records, [], "labels") == labels
+        assert {r.id for r in fill(regime, records, there, "answers")} >= {r.id for r in sure}
+
+
 def test_regimes_are_the_same_whenever_they_are_made(train):
     """Cells that were trained on different days must have read the same labels."""
     for regime in REGIMES.values():
@@ -88,9 +111,8 @@ def test_the_two_halves_of_val_share_no_picture(prepared):
 
 def test_only_what_looks_at_no_label_is_shared_among_regimes():
     names = {(regime.name, reads): data_name(regime, reads) for regime in REGIMES.values() for reads in READS}
-    own = {name for (regime, reads), name in names.items() if reads == "taught"}
+    own = {name for (_, reads), name in names.items() if reads == "taught"}
     assert len(own) == len(REGIMES)  # no two regimes teach the same
-    assert names["more", "labels"] == names["all", "labels"] == names["all", "taught"]
-    assert {names[name, "answers"] for name in REGIMES if name != "more"} == {"answers"}
-    assert names["more", "answers"] == "more-answers"
+    assert names["more", "labels"] == names["sure", "labels"] == names["all", "labels"] == names["all", "taught"]
+    assert names["few5-sure", "labels"] == names["few5", "labels"] == "few5"
     assert {arm.reads for arm in ARMS.values()} <= {"labels", "taught", "answers"}
