@@ -10,8 +10,8 @@ Teacher: LLaVA-1.5-7B's shape with random weights in bf16 scores samples of each
 `--batch_size` says; the minutes for 300,000 are what its samples/s come to. Its tokenizer is the first 16,000 tokens of
 GPT-2, another one than the student's.
 Student: `embervlm train --preset 37m --bf16` with a cached teacher and frozen features, every sample seen for the first
-time, packed as always. Samples/s are those of all reports but the first ones, in which workers and kernels start.
-`minutes` is what 300,000 samples come to at that speed. Beside it the same without a teacher, and the making of the
+time, packed as always; a run before, which is not counted, warms the process up. Samples/s are those of all reports
+but the first ones, in which workers and kernels start. `minutes` is what 300,000 samples come to at that speed. Beside it the same without a teacher, and the making of the
 features, once for all epochs.
 """
 
@@ -192,6 +192,7 @@ def main() -> int:
         cache = write_cache(prepared, folder)
         encoder = Student(size.preset, prepared.folder.parent, device, size.workers)
         found["features"] = encoder.make_features(folder / "features")
+        measure_student(prepared, folder, None, size)  # not counted: a process's first run pays for every allocation
         found["student"] = {
             "cached teacher": measure_student(prepared, folder, cache, size),
             "labels alone": measure_student(prepared, folder, None, size),

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.regimes import READS, REGIMES, data_name, few, fill, one_annotator, wrong
-from benchmarks.learning.world import halves
+from benchmarks.learning.world import Scale, World, halves
+from embervlm.data.images import resolve_image
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import open_prepared
 from embervlm.data.settings import PrepareSettings
@@ -31,6 +32,21 @@ def train(prepared):
 
 def changed(train, labelled):
     return [(old, new) for old, new in zip(train, labelled, strict=True) if old.response != new.response]
+
+
+def test_further_pictures_are_new_and_their_folder_shows_the_known_ones_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "_align", lambda self: 0)
+    monkeypatch.setattr("benchmarks.learning.world.read_by_teacher", lambda *words: None)
+    world = World(tmp_path, Scale(train_images=6, val_images=4))
+    world.make()
+    further, base = world.further(2), world.base
+    known, new = ({r.image for r in some.records("train")} for some in (base, further))
+    assert len(new) == 12 and not new & known
+    assert {r.id for r in further.records("train")}.isdisjoint(r.id for r in base.records("train"))
+    for split in ("train", "val"):
+        for name in {record.image for record in base.records(split)}:
+            here, there = (resolve_image(some.image_root, name).read_bytes() for some in (base, further))
+            assert here == there
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4])
