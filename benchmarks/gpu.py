@@ -11,8 +11,8 @@ Teacher: LLaVA-1.5-7B's shape with random weights in bf16 scores samples of each
 GPT-2, another one than the student's.
 Student: `embervlm train --preset 37m --bf16` with a cached teacher and frozen features, every sample seen for the first
 time, packed as always; a run before, which is not counted, warms the process up. Samples/s are those of all reports
-but the first ones, in which workers and kernels start. `minutes` is what 300,000 samples come to at that speed. Beside it the same without a teacher, and the making of the
-features, once for all epochs.
+but the first ones, in which workers and kernels start. `minutes` is what 300,000 samples come to at that speed. Beside
+it the same without a teacher, and the making of the features, once for all epochs.
 """
 
 from __future__ import annotations
