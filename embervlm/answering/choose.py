@@ -34,6 +34,9 @@ class Choice:
         return self.ask == "all" or not record.labelled
 
 
+CONFIDENCES = (0.0, 0.5, 0.75, 0.9)
+
+
 @dataclass
 class Tally:
     """Answers of one split: `asked` is the sum of those kept and those left out."""
@@ -48,12 +51,25 @@ class Tally:
     references: int = 0  # reference records that are in the new set
     records: int = 0  # of the new set
     agreements: dict[str, list[float]] = field(default_factory=dict)  # source -> of all whole answers with a reference
-    examples: dict[str, list[Example]] = field(default_factory=dict)  # "kept", "filtered"
+    sure: list[tuple[float, float | None]] = field(default_factory=list)  # of whole answers: confidence, agreement
+    examples: dict[str, list[Example]] = field(default_factory=dict)  # "kept", "unsure", "filtered"
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and the mean agreement of each source."""
-        row = {name: value for name, value in vars(self).items() if isinstance(value, int)}
-        return row | {"agreement": {name: round(sum(all_) / len(all_), 4) for name, all_ in self.agreements.items()}}
+        """Counts, the mean agreement of each source, and what each limit on the confidence would keep."""
+        row: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        row |= {"agreement": {name: round(sum(all_) / len(all_), 4) for name, all_ in self.agreements.items()}}
+        return row | {"confidence": self.by_confidence()} if self.sure else row
+
+    def by_confidence(self) -> dict[str, dict[str, float]]:
+        """Limit -> the share of the whole answers that reach it, and the mean agreement of these, where it is known."""
+        found = {}
+        for limit in CONFIDENCES:
+            reach = [agreed for confidence, agreed in self.sure if confidence >= limit]
+            known = [agreed for agreed in reach if agreed is not None]
+            found[f"{limit:g}"] = {"share": round(len(reach) / len(self.sure), 4)}
+            if known:
+                found[f"{limit:g}"]["agreement"] = round(sum(known) / len(known), 4)
+        return found
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,7 @@ class Example:
     reference: str
     said: str
     agreement: float | None
+    confidence: float | None
 
 
 def check_ids(records: Sequence[Record], choice: Choice) -> None:
@@ -120,17 +137,18 @@ def _of_record(split: str, record: Record, said: Mapping[Key, Said], choice: Cho
         if seen[answer.turns] > 1:
             tally.duplicates += 1
             continue
+        if answer.confidence is not None:
+            tally.sure.append((answer.confidence, agreed))
+        what = "kept"
         if choice.min_confidence and _confidence(answer, record) < choice.min_confidence:
-            tally.unsure += 1
-            continue
-        good = agreed is None or agreed >= choice.min_agreement
-        shown = Example(record.turns()[-1][0], record.turns()[-1][1], answer.turns[-1], agreed)
-        tally.examples.setdefault("kept" if good else "filtered", []).append(shown)
-        if good:
-            tally.kept += 1
+            what = "unsure"
+        elif agreed is not None and agreed < choice.min_agreement:
+            what = "filtered"
+        setattr(tally, what, getattr(tally, what) + 1)
+        shown = Example(record.turns()[-1][0], record.turns()[-1][1], answer.turns[-1], agreed, answer.confidence)
+        tally.examples.setdefault(what, []).append(shown)
+        if what == "kept":
             made.append(_answered(record, answer, sample, agreed, choice))
-        else:
-            tally.filtered += 1
     return made
 
 

@@ -167,6 +167,8 @@ def _summarise(made: PreparedSet, tallies: Mapping[str, Tally], choice: Choice) 
         )
         if means:
             console.print(f"{split}: mean agreement {means}; kept from {choice.min_agreement:g} on", soft_wrap=True)
+        if tally.sure:
+            console.print(_confidences(split, tally))
         for what, examples in tally.examples.items():
             drawn = random.Random(0).sample(examples, min(SHOWN, len(examples)))
             console.print(_examples(f"{split}: some {what}", drawn))
@@ -176,12 +178,22 @@ def _summarise(made: PreparedSet, tallies: Mapping[str, Tally], choice: Choice) 
         console.print(f"wrote {made.folder}", soft_wrap=True)
 
 
+def _confidences(split: str, tally: Tally) -> Table:
+    """What helps to choose --min_confidence."""
+    table = Table("confidence", "of all answers", "agreement", title=f"{split}: how sure", title_justify="left")
+    for limit, told in tally.by_confidence().items():
+        agreed = f"{told['agreement']:.3f}" if "agreement" in told else ""
+        table.add_row(f">= {limit}", f"{told['share']:.1%}", agreed)
+    return table
+
+
 def _examples(title: str, examples: Sequence[Example]) -> Table:
-    table = Table("question", "reference", "the teacher", "agreement", title=title, title_justify="left")
+    heads = ("question", "reference", "the teacher", "agreement", "confidence")
+    table = Table(*heads, title=title, title_justify="left")
     for example in examples:
-        agreed = "" if example.agreement is None else f"{example.agreement:.2f}"
+        numbers = ("" if one is None else f"{one:.2f}" for one in (example.agreement, example.confidence))
         texts = (_short(text) for text in (example.question, example.reference, example.said))
-        table.add_row(*texts, agreed)
+        table.add_row(*texts, *numbers)
     return table
 
 

@@ -161,8 +161,13 @@ def test_answers_that_the_teacher_is_unsure_of_are_left_out(world: Path, capsys)
     assert answered(made) == sure and 0 < len(sure) < len(everything)
     told = made.info["answered"]["splits"]["train"]
     assert told["unsure"] == len(everything) - len(sure) and told["kept"] == len(sure)
+    reached = [r.metadata["agreement"] for r in everything if r.metadata["confidence"] >= 0.5]
+    assert told["confidence"]["0.5"]["share"] == round(len(reached) / len(everything), 4)
+    if reached:
+        assert told["confidence"]["0.5"]["agreement"] == pytest.approx(sum(reached) / len(reached), abs=1e-4)
+    assert told["confidence"]["0"]["share"] == 1
     out = capsys.readouterr().out
-    assert "nothing was asked" in out and "the teacher is unsure of" in out
+    assert "nothing was asked" in out and "the teacher is unsure of" in out and "how sure" in out
     lines = (world / "answered/stage2.answers.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     without = [{name: value for name, value in row.items() if name != "logprob"} for row in rows]
