@@ -110,6 +110,9 @@ def test_sources_are_weighted_and_the_time_spent_waiting_is_told(data, tmp_path,
     assert "An epoch reads 4 of 4 vqa_v2 (50%), 4 of 8 llava_instruct (50%)." in out
     assert "3 steps of 3 samples" in out and "Waiting for data took" in out and "wait " in out
     assert all(0 <= share <= 1 for share in history(tmp_path / "stage2", "stage2/data_wait_share").values())
+    speeds = (history(tmp_path / "stage2", f"stage2/{what}_per_second") for what in ("samples", "tokens"))
+    for samples, tokens in zip(*(speed.values() for speed in speeds), strict=True):
+        assert 0 < samples < tokens  # a sample has several tokens
 
 
 def test_looking_does_not_change_the_training(data, tmp_path):
