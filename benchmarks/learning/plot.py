@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.figure import Figure
 
@@ -27,7 +28,7 @@ def write_png(figures: Figures, path: Path) -> None:
                 handles[arm] = panel.plot(*zip(*curve, strict=True), marker="o", markersize=3, label=arm, **style)[0]
         if "teacher" in figures.references:
             panel.axhline(figures.references["teacher"], linestyle="--", color="grey", linewidth=1)
-        panel.set_title(REGIMES[regime].title, fontsize=9)
+        panel.set_title(fill(REGIMES[regime].title, 48), fontsize=9)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("VQA accuracy")
