@@ -19,6 +19,7 @@ class Arm:
     flags: str  # of `embervlm train`
     reads: str = "taught"  # see `regimes`
     cached: bool = True  # what the teacher says comes from a cache
+    searched_as: str = ""  # the arm with the same loss, whose learning rate it takes
 
     @property
     def distilled(self) -> bool:
@@ -42,6 +43,7 @@ ARMS = {
             "--disable_distillation",
             "taught",
             False,
+            searched_as="sft",
         ),
         Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers"),
         Arm("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.learning.arms import ARMS
 from benchmarks.learning.cells import Cell, Results
 from benchmarks.learning.worker import best_step
 from benchmarks.learning.world import Scale
@@ -27,7 +28,8 @@ class Grid:
         """The cells that choose each arm's learning rate; none where there is nothing to choose."""
         if len(self.rates) == 1:
             return []
-        return [Cell(self.scale, SEARCH_REGIME, arm, SEARCH_SEED, rate) for rate in self.rates for arm in self.arms]
+        arms = dict.fromkeys(ARMS[arm].searched_as or arm for arm in self.arms)
+        return [Cell(self.scale, SEARCH_REGIME, arm, SEARCH_SEED, rate) for rate in self.rates for arm in arms]
 
     def cells(self, results: Results) -> list[Cell]:
         """The grid at the chosen rates, seed by seed: a grid that was stopped has the same arms in every regime."""
@@ -50,8 +52,9 @@ def chosen_rate(grid: Grid, arm: str, results: Results) -> float:
     Nothing is chosen on the half that is reported.
     """
     found = {}
+    searched = ARMS[arm].searched_as or arm
     for rate in sorted(grid.rates):
-        measured = results.get(Cell(grid.scale, SEARCH_REGIME, arm, SEARCH_SEED, rate))
+        measured = results.get(Cell(grid.scale, SEARCH_REGIME, searched, SEARCH_SEED, rate))
         if measured is not None:
             found[rate] = stopped_at(measured)
     return max(found, key=lambda rate: (found[rate], -rate)) if found else sorted(grid.rates)[len(grid.rates) // 2]

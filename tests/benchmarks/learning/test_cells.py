@@ -99,6 +99,9 @@ def test_each_arm_gets_the_rate_that_was_best_on_the_half_to_stop_on(tmp_path):
     assert chosen_rate(grid, "soft", results) == 2e-3
     assert {(cell.arm, cell.rate) for cell in grid.cells(results)} == {("sft", 2e-3), ("soft", 2e-3)}
     assert len(grid.search()) == 8 and not replace(grid, rates=(1e-3,)).search()
+    with_filled = replace(grid, arms=(*grid.arms, "filled"))  # as SFT: nothing of its own to search
+    assert chosen_rate(with_filled, "filled", results) == chosen_rate(grid, "sft", results)
+    assert with_filled.search() == grid.search()
 
 
 def test_the_best_step_is_the_last_of_equals():
