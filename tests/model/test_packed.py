@@ -22,9 +22,9 @@ def model_of(kind: str) -> torch.nn.Module:
     if kind == "gpt2":
         config = AutoConfig.for_model("gpt2", n_layer=2, n_embd=32, n_head=4, n_positions=16, attn_pdrop=0.0,
                                       resid_pdrop=0.0, embd_pdrop=0.0, **small)  # fmt: skip
-    else:  # rotary positions, fewer key heads
+    else:  # rotary positions, fewer key heads, each as wide as flex attention asks for
         config = AutoConfig.for_model(
-            "llama", num_hidden_layers=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
+            "llama", num_hidden_layers=2, hidden_size=32, num_attention_heads=2, num_key_value_heads=1,
             intermediate_size=48, max_position_embeddings=16, **small,
         )  # fmt: skip
     torch.manual_seed(0)
