@@ -51,7 +51,6 @@ from embervlm.train.run import run_train
 SAMPLES = 300_000
 REACH_MINUTES = 5.0
 TEACHER_VOCABULARY = 16_000
-VQA_SAMPLES = 100_000  # of the whole VQA-v2, as `embervlm prepare` takes them by default
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,37 @@ class Size:
     every: int  # steps a report
 
 
-FULL = Size(
-    0.03, {"width": 4096, "layers": 32, "heads": 32, "intermediate": 11_008, "tower": (1024, 24, 16)},
-    128, 64, "37m", 128, 12, 3, 5,
-)  # fmt: skip
-QUICK = Size(0.0006, {"width": 256, "layers": 2}, 4, 4, "tiny", 16, 2, 1, 1)
+LLAVA_7B = {"width": 4096, "layers": 32, "heads": 32, "intermediate": 11_008, "tower": (1024, 24, 16)}
 SMALL_TEACHER: dict[str, Any] = {"width": 256, "layers": 2}
 """Writes the cache that the student trains from; a step costs the same whoever wrote it."""
+FULL = Size(
+    share=0.03,
+    teacher=LLAVA_7B,
+    teacher_pictures=128,
+    teacher_batch=64,
+    preset="37m",
+    batch=128,
+    workers=12,
+    warm=3,
+    every=5,
+)
+QUICK = Size(
+    share=0.0006,
+    teacher=SMALL_TEACHER,
+    teacher_pictures=4,
+    teacher_batch=4,
+    preset="tiny",
+    batch=16,
+    workers=2,
+    warm=1,
+    every=1,
+)
 
 
 def make_data(folder: Path, share: float) -> PreparedSet:
     """The official files, a share of them, prepared."""
     write_full_size(folder / "official", share, pictures="links")
-    words = [*prepare_words(folder / "official"), f"--vqa_samples={round(share * VQA_SAMPLES)}"]
+    words = [*prepare_words(folder / "official"), f"--vqa_samples={round(share * PrepareSettings.vqa_samples)}"]
     run_prepare(parse(PrepareSettings, [*words, f"--out={folder / 'data'}", "--val_fraction=0.01"]))
     return open_prepared(folder / "data" / "stage2")
 
@@ -89,7 +106,7 @@ def source(record: Record) -> str:
 
 
 def measure_teacher(prepared: PreparedSet, size: Size, device: torch.device) -> dict[str, Any]:
-    """Samples a second of each source, and the hours for 300,000 in their shares."""
+    """Samples a second of each source, and the minutes for 300,000 in their shares."""
     began = time.perf_counter()
     with device:
         torch.set_default_dtype(torch.bfloat16)

@@ -7,8 +7,7 @@ Time: forward and backward of `chunked_loss` against the matmuls of the same chu
 states, gradient of the head) in the same type. Both are measured in turns; the ratio is that of each turn, the median
 of all is shown. Memory: the most that a process holds during one forward and backward, less what it held before, for
 the fused loss and for logits, log_softmax and a dense KL left to autograd. Where there is a GPU, both are measured
-there. The model is a head of V x 384, the teacher
-16 events a position and a rest.
+there. The model is a head of V x 384, the teacher 16 events a position and a rest.
 """
 
 from __future__ import annotations
@@ -44,18 +43,14 @@ DEVICE = pick_device("auto")
 
 def make_inputs(positions: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor, Targets]:
     """hidden, weight, labels, targets."""
-    with DEVICE:
-        return _make_inputs(positions, vocabulary)
-
-
-def _make_inputs(positions: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor, Targets]:
     torch.manual_seed(0)
-    hidden = torch.randn(positions, HIDDEN, requires_grad=True)
-    weight = (0.05 * torch.randn(vocabulary, HIDDEN)).requires_grad_()
-    ids = torch.randint(vocabulary // EVENTS, (positions, EVENTS)) * EVENTS + torch.arange(EVENTS)
-    shares = torch.rand(positions, EVENTS + 1).softmax(1)
-    said = Targets(ids, shares[:, :-1], shares[:, -1], torch.ones(positions, dtype=torch.bool))
-    return hidden, weight, torch.randint(vocabulary, (positions,)), said
+    with DEVICE:
+        hidden = torch.randn(positions, HIDDEN, requires_grad=True)
+        weight = (0.05 * torch.randn(vocabulary, HIDDEN)).requires_grad_()
+        ids = torch.randint(vocabulary // EVENTS, (positions, EVENTS)) * EVENTS + torch.arange(EVENTS)
+        shares = torch.rand(positions, EVENTS + 1).softmax(1)
+        said = Targets(ids, shares[:, :-1], shares[:, -1], torch.ones(positions, dtype=torch.bool))
+        return hidden, weight, torch.randint(vocabulary, (positions,)), said
 
 
 def fused(inputs: tuple[Tensor, Tensor, Tensor, Targets], options: LossOptions, bf16: bool = False) -> None:

@@ -38,10 +38,18 @@ class Regime:
     name: str
     title: str
     label: Callable[[Sequence[Record]], list[Record]]  # train as people agree -> train as this regime has it
-    complete: bool = True  # every record has a label
+    complete: bool = True  # every record of the known pictures has a label
     labels_of: str = ""  # the regime with the same labelled records, where there is one
     more: int = 0  # times as many pictures again, with questions that nobody answered
     min_confidence: float = 0.0  # of the teacher's answers to what has no label; the others are left out
+
+    def asks(self, reads: str) -> bool:
+        """Whether an arm that reads so needs the teacher's answers about the known pictures."""
+        return reads == "answers" or (reads == "taught" and not self.complete)
+
+    def asks_more(self, reads: str) -> bool:
+        """And about the further ones."""
+        return reads != "labels" and self.more > 0
 
 
 def as_agreed(records: Sequence[Record]) -> list[Record]:
@@ -102,18 +110,17 @@ REGIMES = {
             "few5-sure",
             "5% have labels, and what the teacher is sure of",
             few(0.05),
-            False,
-            "few5",
+            complete=False,
+            labels_of="few5",
             min_confidence=SURE,
         ),
         Regime("few1", "1% of the pictures have labels", few(0.01), complete=False),
-        Regime("more", "all labels, and three times as many pictures without", as_agreed, False, "all", more=3),
+        Regime("more", "all labels, and three times as many pictures without", as_agreed, labels_of="all", more=3),
         Regime(
             "sure",
             "all labels, and 3 times more pictures where the teacher is sure",
             as_agreed,
-            False,
-            "all",
+            labels_of="all",
             more=3,
             min_confidence=SURE,
         ),
@@ -129,7 +136,7 @@ def data_name(regime: Regime, reads: str) -> str:
         return f"{regime.name}-answers" if regime.more else "answers"
     if reads == "labels":
         return regime.labels_of or regime.name
-    return regime.name if regime.complete else f"{regime.name}-taught"
+    return regime.name if regime.complete and not regime.more else f"{regime.name}-taught"
 
 
 def data_folder(world: World, name: str) -> Path:
@@ -145,11 +152,9 @@ def make_data(world: World, regime: Regime, reads: str) -> PreparedSet:
     """The prepared set of a regime as an arm reads it; val is the half to stop on in all of them."""
     name = data_name(regime, reads)
     folder = data_folder(world, name)
-    if reads == "answers" or name.endswith("-taught"):
+    if name == "answers":
         _answers(world)
-        if regime.more:
-            _more_answers(world, regime)
-    if name != "answers":
+    else:
         world.once(f"data {name}", lambda: _write(world, regime, reads, folder))
     return open_prepared(folder / "stage2")
 
@@ -167,10 +172,8 @@ def seconds_of(world: World, regime: Regime, reads: str, cached: bool) -> float:
     """What the teacher's work for an arm took; counted where arms are compared at equal wall time."""
     name = data_name(regime, reads)
     notes = [f"teacher reads {name}"] * cached
-    if reads == "answers" or (name.endswith("-taught") and not regime.more):
-        notes.append("teacher answers")
-    if regime.more and reads != "labels":
-        notes.append(f"teacher answers {regime.more} times more")
+    notes += ["teacher answers"] * regime.asks(reads)
+    notes += [f"teacher answers {regime.more} times more"] * regime.asks_more(reads)
     return sum(float(_note(world, note).read_text(encoding="utf-8")) for note in notes)
 
 
@@ -182,25 +185,18 @@ def _answers(world: World) -> list[Record]:
 
 def _more_answers(world: World, regime: Regime) -> PreparedSet:
     """The further pictures alone, as the teacher answers their questions: all of them, whatever is taken of it."""
-    asked, said = (data_folder(world, f"{regime.more}-times-{what}") for what in ("asked", "said"))
-
-    def ask() -> None:
-        further = world.further(regime.more)
-        records = [unlabelled(record) for record in further.records("train")]
-        write_prepared(asked / "stage2", further.image_root, {"train": records, "val": world.base.records("val")}, {})
-
-    world.once(f"questions, {regime.more} times more", ask)
-    prepared = open_prepared(asked / "stage2")
-    _timed(world, f"teacher answers {regime.more} times more", lambda: answered_by_teacher(prepared, said))
+    said = data_folder(world, f"{regime.more}-times-said")
+    further = world.further(regime.more)
+    _timed(world, f"teacher answers {regime.more} times more", lambda: answered_by_teacher(further, said))
     return open_prepared(said / "stage2")
 
 
 def _write(world: World, regime: Regime, reads: str, folder: Path) -> None:
     root, said = world.base.image_root, []
-    if reads != "labels" and regime.more:
+    if regime.asks_more(reads):
         more = _more_answers(world, regime)
         root, said = more.image_root, more.records("train")
-    if reads == "answers" or (reads == "taught" and not regime.complete):
+    if regime.asks(reads):
         said = [*_answers(world), *said]
     records = fill(regime, regime.label(world.base.records("train")), said, reads)
     splits = {"train": records, "val": world.base.records("val")}
@@ -217,11 +213,9 @@ def fill(regime: Regime, records: Sequence[Record], said: Sequence[Record], read
     sure = [r for r in said if not regime.min_confidence or r.metadata["confidence"] >= regime.min_confidence]
     if reads == "answers":
         return sure
-    labelled = {record.id: record for record in records if record.labelled}
-    answered = {record.id: record for record in sure if record.id not in labelled}
-    there = [{**labelled, **answered}.get(record.id) for record in records]
-    known = {record.id for record in records}
-    return [record for record in there if record is not None] + [r for r in answered.values() if r.id not in known]
+    known = {record.id: record for record in sure} | {record.id: record for record in records if record.labelled}
+    order = dict.fromkeys(record.id for record in (*records, *sure))
+    return [known[name] for name in order if name in known]
 
 
 def _timed(world: World, name: str, make: Callable[[], object]) -> None:

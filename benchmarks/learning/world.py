@@ -103,7 +103,8 @@ class World:
         )
 
     def further(self, times: int) -> PreparedSet:
-        """Train has so many times more pictures, none of which is in `base`; its images hold those of `base`, too."""
+        """Train has so many times more pictures, none of which is in `base`, and questions that nobody answered; its
+        images hold those of `base`, too."""
         folder, scale = self.folder / f"further{times}", self.scale
         size = f"--train_images {(1 + times) * scale.train_images} --val_images {scale.val_images} --seed 0"
 
@@ -112,7 +113,7 @@ class World:
             run_toy(parse(ToySettings, shlex.split(f"--out {quoted(folder / 'toy')} {size}")))
             run_prepare(parse(PrepareSettings, self._prepare_words(folder / "toy", folder / "prepared")))
             larger, known = open_prepared(folder / "prepared" / "stage2"), {r.id for r in self.base.records("train")}
-            records = [record for record in larger.records("train") if record.id not in known]
+            records = [unlabelled(record) for record in larger.records("train") if record.id not in known]
             write_prepared(folder / "stage2", larger.image_root, {"train": records, "val": larger.records("val")}, {})
             return 0
 

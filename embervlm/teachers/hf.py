@@ -110,7 +110,8 @@ class HFTeacher:
                 "leave out the record"
             )
         stops = sorted({self.end_of_turn_id, *_as_list(self.model.generation_config.eos_token_id)})
-        choosing = Choosing(self.name, [record.id for record in records], stops, drawn)
+        ends = torch.tensor(stops, device=inputs["input_ids"].device)
+        choosing = Choosing(self.name, [record.id for record in records], ends, drawn)
         with torch.inference_mode():
             ids = self.model.generate(
                 **inputs,
@@ -124,13 +125,9 @@ class HFTeacher:
                 pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=choosing,
             )
-        said = ids[:, inputs["input_ids"].shape[1] :]
-        finished = torch.isin(said, torch.tensor(stops, device=said.device)).any(1).tolist()
-        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
-        return [
-            Answer(text.strip(), end, logprob)
-            for text, end, logprob in zip(texts, finished, choosing.logprobs, strict=True)
-        ]
+        texts = self.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        told = zip(texts, choosing.finished, choosing.logprobs, strict=True)
+        return [Answer(text.strip(), finished, logprob) for text, finished, logprob in told]
 
     def fingerprint(self) -> dict[str, str]:
         """Name, and digests of the weights, the tokenizer and the chat template. Independent of device and precision

@@ -16,9 +16,8 @@ from embervlm.teachers.outputs import Sampling
 class Choosing(LogitsProcessorList):
     """For transformers' greedy `generate` of one batch, a row for each record; says afterwards how likely each was."""
 
-    def __init__(
-        self, teacher: str, record_ids: Sequence[str], stops: Sequence[int], sampling: Sampling | None
-    ) -> None:
+    def __init__(self, teacher: str, record_ids: Sequence[str], stops: Tensor, sampling: Sampling | None) -> None:
+        """stops: int [n], on the model's device, the tokens that end an answer."""
         self._chosen = _Chosen(stops, None if sampling is None else Draw(sampling))
         super().__init__([_RefuseNaN(teacher, record_ids), self._chosen])
 
@@ -27,6 +26,11 @@ class Choosing(LogitsProcessorList):
         """Of each answer at T = 1, its end included; of one that was cut off as far as it goes."""
         assert self._chosen.total is not None, "nothing was generated"
         return self._chosen.total.tolist()
+
+    @property
+    def finished(self) -> list[bool]:
+        """False where the length limit cut the answer off."""
+        return (~self._chosen.open).tolist()
 
 
 class _RefuseNaN(LogitsProcessor):
@@ -48,8 +52,8 @@ class _RefuseNaN(LogitsProcessor):
 class _Chosen(LogitsProcessor):
     """Adds up the log-probabilities of what is taken next, until a row has come to its end."""
 
-    def __init__(self, stops: Sequence[int], draw: Draw | None) -> None:
-        self.stops, self.draw = list(stops), draw
+    def __init__(self, stops: Tensor, draw: Draw | None) -> None:
+        self.stops, self.draw = stops, draw
         self.total: Tensor | None = None  # [B]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -59,7 +63,7 @@ class _Chosen(LogitsProcessor):
         if self.total is None:
             self.total, self.open = torch.zeros_like(logprobs), torch.ones_like(taken, dtype=torch.bool)
         self.total += logprobs.where(self.open, 0.0)
-        self.open &= ~torch.isin(taken, torch.tensor(self.stops, device=taken.device))
+        self.open &= ~torch.isin(taken, self.stops)
         return left
 
 

@@ -40,9 +40,11 @@ def test_further_pictures_are_new_and_their_folder_shows_the_known_ones_too(tmp_
     world = World(tmp_path, Scale(train_images=6, val_images=4))
     world.make()
     further, base = world.further(2), world.base
-    known, new = ({r.image for r in some.records("train")} for some in (base, further))
+    asked = further.records("train", unlabelled=True)
+    known, new = ({r.image for r in records} for records in (base.records("train"), asked))
+    assert not any(record.labelled for record in asked)
     assert len(new) == 12 and not new & known
-    assert {r.id for r in further.records("train")}.isdisjoint(r.id for r in base.records("train"))
+    assert {r.id for r in asked}.isdisjoint(r.id for r in base.records("train"))
     for split in ("train", "val"):
         for name in {record.image for record in base.records(split)}:
             here, there = (resolve_image(some.image_root, name).read_bytes() for some in (base, further))
