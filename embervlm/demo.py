@@ -1,6 +1,7 @@
 """`embervlm demo`: the whole story on the embedded world, with the commands a person would type for real data.
 
-Draw, prepare, align (Stage 1), let the teacher speak, distil (Stage 2), the same without a teacher, evaluate, report.
+Draw, prepare, align (Stage 1), let the teacher answer what nobody answered and say how likely it finds every token,
+distil (Stage 2), the same without a teacher, evaluate, report.
 Each phase is one public command and leaves its files; a demo that was stopped goes on with the first phase not done.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from embervlm.answering.run import run_answer
 from embervlm.console import console
 from embervlm.data.prepare import run_prepare
 from embervlm.data.settings import PrepareSettings
@@ -27,7 +29,15 @@ from embervlm.errors import UserError
 from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.pages.report import run_report
 from embervlm.options import parse
-from embervlm.settings import CacheSettings, DemoSettings, EvaluateSettings, ReportSettings, ToySettings, TrainSettings
+from embervlm.settings import (
+    AnswerSettings,
+    CacheSettings,
+    DemoSettings,
+    EvaluateSettings,
+    ReportSettings,
+    ToySettings,
+    TrainSettings,
+)
 from embervlm.teachers.cache import run_cache
 from embervlm.train.run import run_train
 
@@ -42,10 +52,12 @@ class Size:
     val_images: int
     stage1_steps: int
     stage2_steps: int
+    annotated: float
+    """Share of train's pictures whose questions people answered; with few, a teacher pays: docs/does-it-pay.md."""
 
 
-FULL = Size(train_images=1500, val_images=250, stage1_steps=480, stage2_steps=800)
-QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage2_steps=4)
+FULL = Size(train_images=1500, val_images=250, stage1_steps=480, stage2_steps=800, annotated=0.05)
+QUICK = Size(train_images=60, val_images=12, stage1_steps=4, stage2_steps=4, annotated=0.2)
 STAGE1 = "--batch_size 32 --learning_rate 3e-3"
 STAGE2 = "--batch_size 64 --learning_rate 2e-3 --unfreeze_vision 0"
 TAUGHT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
@@ -100,19 +112,20 @@ def run_demo(settings: DemoSettings) -> int:
 def plan(settings: DemoSettings) -> list[Phase]:
     """The phases in order."""
     size = QUICK if settings.quick else FULL
-    folders = ("toy", "data", "outputs", "results", "report.html")
-    toy, data, outputs, results, report = (shlex.quote(str(settings.out / name)) for name in folders)
+    folders = ("toy", "data", "answered", "outputs", "results", "report.html")
+    toy, data, answered, outputs, results, report = (shlex.quote(str(settings.out / name)) for name in folders)
     seed = f"--seed {settings.seed}"
     cache = f"{outputs}/stage2/teacher_outputs"
-    shared = f"--data_dir {data} --max_length 256 --dataloader_workers 0 --eval_samples 200 --save_total_limit 2 {seed}"
+    shared = f"--max_length 256 --dataloader_workers 0 --eval_samples 200 --save_total_limit 2 {seed}"
     first = f"{STAGE1} {_steps(size.stage1_steps)}"
     second = f"--resume_from {outputs}/stage1/checkpoint-final {shared} {STAGE2} {_steps(size.stage2_steps)}"
     second += f" --features_dir {outputs}/features"
-    asked = f"--dataset_path {data}/stage2 --teacher_outputs {cache} --batch_size 64"
+    asked = f"--dataset_path {answered}/stage2 --teacher_outputs {cache} --batch_size 64"
     return [
         _phase(
             "Draw the embedded world, in the official files of VQA-v2, OK-VQA and LLaVA",
-            f"toy --out {toy} --train_images {size.train_images} --val_images {size.val_images} {seed}",
+            f"toy --out {toy} --train_images {size.train_images} --val_images {size.val_images} "
+            f"--annotated {size.annotated} {seed}",
         ),
         _phase(
             "Read these files into records, split by picture",
@@ -120,20 +133,26 @@ def plan(settings: DemoSettings) -> list[Phase]:
         ),
         _phase(
             "Stage 1: align pictures with words",
-            f"train --stages 1 --preset tiny --output_dir {outputs} {shared} {first}",
+            f"train --stages 1 --preset tiny --data_dir {data} --output_dir {outputs} {shared} {first}",
         ),
         _phase(
-            "Let the teacher read every answer once, and keep what it says",
-            f"cache build --teacher_model {TEACHER} --dataset_path {data}/stage2 --output_dir {cache} --batch_size 64",
+            "Let the teacher answer what nobody answered, and keep what it is sure of",
+            f"answer --teacher_model {TEACHER} --dataset_path {data}/stage2 --output_dir {answered} "
+            "--ask unlabelled --min_confidence 0.75 --max_new_tokens 16 --batch_size 64",
+        ),
+        _phase(
+            "Let the teacher read every answer once, and keep how likely it finds which token",
+            f"cache build --teacher_model {TEACHER} --dataset_path {answered}/stage2 --output_dir {cache} "
+            "--batch_size 64",
         ),
         _phase(
             "Stage 2: follow instructions, taught by the teacher",
-            f"train --stages 2 {second} --output_dir {outputs} --teacher_model {TEACHER} "
+            f"train --stages 2 --data_dir {answered} {second} --output_dir {outputs} --teacher_model {TEACHER} "
             f"--use_cached_teacher_outputs {cache} {TAUGHT}",
         ),
         _phase(
-            "Stage 2 again: the same steps on the same data without the teacher",
-            f"train --stages 2 {second} --output_dir {outputs}/undistilled --disable_distillation",
+            "Stage 2 again: as many steps on what people answered, without the teacher",
+            f"train --stages 2 --data_dir {data} {second} --output_dir {outputs}/undistilled --disable_distillation",
         ),
         _phase(
             "Evaluate the distilled student, its teacher, and what can be guessed without seeing",
@@ -153,6 +172,7 @@ _CALLS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "toy": (ToySettings, run_toy),
     "prepare": (PrepareSettings, run_prepare),
     "train": (TrainSettings, run_train),
+    "answer": (AnswerSettings, run_answer),
     "cache build": (CacheSettings, run_cache),
     "evaluate": (EvaluateSettings, run_evaluate),
     "report": (ReportSettings, run_report),
@@ -170,6 +190,7 @@ def _phase(title: str, command: str) -> Phase:
 def prepare_words(toy: Path, data: Path) -> list[str]:
     """`embervlm prepare` on what `embervlm toy` wrote. The questions stay bare: every token costs time here."""
     words = ["--out", str(data), "--image_root", f"{toy}/images", "--vqa_samples", "0", "--vqa_prompt", "{question}"]
+    words += ["--unlabelled", "keep"]
     words += ["--llava_samples", str(LLAVA_SAMPLES), "--image_tokens", "36"]  # of the tiny student's pictures
     for split, flag in (("train", "--"), ("val", "--val_")):
         words += [f"{flag}captions", f"{toy}/captions_{split}.json"]

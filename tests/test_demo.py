@@ -28,13 +28,14 @@ def test_the_quick_demo_ends_with_a_report_and_does_nothing_twice(
 
 
 def test_both_students_differ_in_the_teacher_alone() -> None:
-    """A comparison at other steps, rates or data would say nothing."""
+    """A comparison at other steps or rates would say nothing. The one without reads what people answered."""
     trained = [phase.words for phase in plan(DemoSettings()) if phase.words[:3] == ["train", "--stages", "2"]]
     distilled, alone = trained
 
     def shared(words: list[str]) -> set[str]:
         text = " ".join(words).replace("/undistilled", "")
-        for flag in ("--teacher_model toy-llava", "--disable_distillation", TAUGHT):
+        data = [f"--data_dir outputs/demo/{name}" for name in ("answered", "data")]
+        for flag in ("--teacher_model toy-llava", "--disable_distillation", TAUGHT, *data):
             text = text.replace(flag, "")
         return set(text.split()) - {"--use_cached_teacher_outputs", "outputs/demo/outputs/stage2/teacher_outputs"}
 

@@ -38,6 +38,14 @@ ARMS = {
         Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels"),
         Arm("answers", "sequence level: the teacher's answers as labels", "--disable_distillation", "answers", False),
         Arm(
+            "sure",
+            "those of the teacher's answers that it is sure of as labels",
+            "--disable_distillation",
+            "sure-answers",
+            False,
+            searched_as="sft",
+        ),
+        Arm(
             "filled",
             "labels, and the teacher's answers where there are none",
             "--disable_distillation",

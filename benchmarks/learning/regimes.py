@@ -6,6 +6,7 @@ A regime is written as prepared sets, one for each way in which an arm can read 
     taught   the same, and the others as the teacher answers them
     answers  every record as the teacher answers it: the same in all regimes with the same pictures, since it looks at
              no label
+    sure-answers  those of them that it is sure of
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from embervlm.data.writing import write_prepared
 from embervlm.evaluate.answers import normalise
 from embervlm.evaluate.vqa import question_type
 
-READS = ("labels", "taught", "answers")
+READS = ("labels", "taught", "answers", "sure-answers")
+ASKED = READS[2:]
+"""What looks at no label."""
 SURE = 0.75
 NOISE_SEED = 17
 """Of the labels that are dropped or wrong: the same in all cells, seeds of training differ."""
@@ -45,7 +48,7 @@ class Regime:
 
     def asks(self, reads: str) -> bool:
         """Whether an arm that reads so needs the teacher's answers about the known pictures."""
-        return reads == "answers" or (reads == "taught" and not self.complete)
+        return reads in ASKED or (reads == "taught" and not self.complete)
 
     def asks_more(self, reads: str) -> bool:
         """And about the further ones."""
@@ -104,17 +107,21 @@ REGIMES = {
     for regime in (
         Regime("all", "all labels, as most of ten annotators answered", as_agreed),
         Regime("one", "one annotator of ten, drawn for each question", one_annotator),
-        Regime("few25", "25% of the pictures have labels", few(0.25), complete=False),
-        Regime("few5", "5% of the pictures have labels", few(0.05), complete=False),
-        Regime(
-            "few5-sure",
-            "5% have labels, and what the teacher is sure of",
-            few(0.05),
-            complete=False,
-            labels_of="few5",
-            min_confidence=SURE,
+        *(
+            regime
+            for name, share in (("few25", 0.25), ("few5", 0.05), ("few1", 0.01))
+            for regime in (
+                Regime(name, f"{share:.0%} of the pictures have labels", few(share), complete=False),
+                Regime(
+                    f"{name}-sure",
+                    f"{share:.0%} have labels, and what the teacher is sure of",
+                    few(share),
+                    complete=False,
+                    labels_of=name,
+                    min_confidence=SURE,
+                ),
+            )
         ),
-        Regime("few1", "1% of the pictures have labels", few(0.01), complete=False),
         Regime("more", "all labels, and three times as many pictures without", as_agreed, labels_of="all", more=3),
         Regime(
             "sure",
@@ -132,8 +139,8 @@ REGIMES = {
 
 def data_name(regime: Regime, reads: str) -> str:
     """Which data set an arm reads there. Equal names are equal data: such cells are trained once."""
-    if reads == "answers":
-        return f"{regime.name}-answers" if regime.more else "answers"
+    if reads in ASKED:
+        return f"{regime.name}-{reads}" if regime.more else reads
     if reads == "labels":
         return regime.labels_of or regime.name
     return regime.name if regime.complete and not regime.more else f"{regime.name}-taught"
@@ -210,8 +217,9 @@ def fill(regime: Regime, records: Sequence[Record], said: Sequence[Record], read
         records: train as the regime has it, some without a label.
         said: the same and further ones, as the teacher answers them.
     """
-    sure = [r for r in said if not regime.min_confidence or r.metadata["confidence"] >= regime.min_confidence]
-    if reads == "answers":
+    limit = SURE if reads == "sure-answers" else regime.min_confidence
+    sure = [r for r in said if not limit or r.metadata["confidence"] >= limit]
+    if reads in ASKED:
         return sure
     known = {record.id: record for record in sure} | {record.id: record for record in records if record.labelled}
     order = dict.fromkeys(record.id for record in (*records, *sure))

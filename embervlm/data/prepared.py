@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
+from embervlm.console import console
 from embervlm.data.record import Record, read_records
 from embervlm.errors import UserError
 
@@ -27,8 +31,12 @@ class PreparedSet:
         return self.folder / f"{split}.jsonl"
 
     def records(self, split: str, unlabelled: bool = False) -> list[Record]:
-        """All records of a split; UserError when the split is missing or empty, or has records that nobody has answered
-        where such records are not expected: training on them would teach to say nothing."""
+        """The records of a split, in the order of its file. Those that nobody has answered are left out, unless
+        `unlabelled`, and how many they are is said once: training on them would teach to say nothing.
+
+        Raises:
+            UserError: the split is missing or empty, or nobody has answered any record of it where answers are needed.
+        """
         records = self._read.get(split)
         if records is None:
             if not self.path(split).is_file():
@@ -37,12 +45,19 @@ class PreparedSet:
             records = self._read[split] = read_records(self.path(split))
         if not records:
             raise UserError(f"the split {split!r} of {self.folder} is empty; prepare it again with more data")
-        if not unlabelled and (silent := [record.id for record in records if not record.labelled]):
-            raise UserError(
-                f"{len(silent):,} of {len(records):,} records of {self.path(split)} have no response (the first: "
-                f"{silent[0]}); let a teacher answer: `embervlm answer --dataset_path {self.folder} --splits {split}`"
-            )
-        return records
+        return records if unlabelled else self._answered(split, records)
+
+    def _answered(self, split: str, records: list[Record]) -> list[Record]:
+        kept = self._labelled.get(split)
+        if kept is None:
+            kept = self._labelled[split] = [record for record in records if record.labelled]
+            silent = f"{len(records) - len(kept):,} of {len(records):,} records of {self.path(split)} have no response"
+            answer = f"`embervlm answer --dataset_path {self.folder} --splits {split} --ask unlabelled`"
+            if not kept:
+                raise UserError(f"{silent}; let a teacher answer: {answer}")
+            if len(kept) < len(records) and int(os.environ.get("RANK", "0")) == 0:
+                console.print(f"[yellow]note[/] {escape(silent)} and are left out; {escape(answer)} fills them.")
+        return kept
 
     def fingerprint(self, split: str) -> str:
         """16 hex digits over the split's records."""
@@ -61,6 +76,10 @@ class PreparedSet:
 
     @cached_property
     def _read(self) -> dict[str, list[Record]]:
+        return {}
+
+    @cached_property
+    def _labelled(self) -> dict[str, list[Record]]:
         return {}
 
 

@@ -95,13 +95,19 @@ def _by_source(chosen: list[Chosen]) -> Iterator[tuple[str, Numbers, list[str | 
 
 def _describe(numbers: Numbers, kinds: list[str | None], pictures: list[str], max_length: int) -> dict[str, Any]:
     shown = [picture for picture in pictures if not picture.startswith("text:")]
+    answered = numbers.answer_words > 0
     return {
         "samples": len(numbers),
         "pictures": len(set(shown)),
         "nameless_pictures": sum(picture.startswith(f"{CONVERTED}/") for picture in set(shown)),
         "without_picture": len(pictures) - len(shown),
         "turns": int(numbers.turns.sum()),
-        **{name: _lengths(getattr(numbers, name)) for name in LENGTHS},
+        "answered_turns": int(answered.sum()),
+        "unlabelled": _unlabelled(numbers),
+        **{
+            name: _lengths(getattr(numbers, name)[answered] if name.startswith("answer") else getattr(numbers, name))
+            for name in LENGTHS
+        },
         "positions": _lengths(numbers.positions),
         "answer_types": dict(sorted(Counter(kind for kind in kinds if kind).items())),
         "truncated": int((numbers.positions > max_length).sum()),
@@ -130,19 +136,19 @@ def _lengths(values: np.ndarray) -> dict[str, Any]:
 def _total(chosen: list[Chosen], described: dict[str, Any]) -> dict[str, Any]:
     """One row for a split, as dataset.json has it."""
     pictures = {part.found.pictures[i] for part in chosen for i in part.records}
-    turns = sum(source["turns"] for source in described.values())
-    unlabelled = sum(_unlabelled(numbers) for _, numbers, _, _ in _by_source(chosen))
+    unlabelled = sum(source["unlabelled"] for source in described.values())
 
-    def mean(name: str) -> float:
-        return round(sum(s[name]["mean"] * s["turns"] for s in described.values()) / max(1, turns), 2)
+    def mean(name: str, of: str) -> float:
+        turns = sum(source[of] for source in described.values())
+        return round(sum(s[name]["mean"] * s[of] for s in described.values()) / max(1, turns), 2)
 
     return {
         "records": sum(len(part.records) for part in chosen),
         "pictures": sum(not picture.startswith("text:") for picture in pictures),
-        "turns": turns,
+        "turns": sum(source["turns"] for source in described.values()),
         "sources": {source: described[source]["samples"] for source in sorted(described)},
-        "mean_question_words": mean("question_words"),
-        "mean_answer_words": mean("answer_words"),
+        "mean_question_words": mean("question_words", "turns"),
+        "mean_answer_words": mean("answer_words", "answered_turns"),
     } | ({"unlabelled": unlabelled} if unlabelled else {})
 
 
@@ -195,6 +201,11 @@ def _notes(train: dict[str, Any], same: list[dict[str, Any]], okvqa_rows: int) -
             notes.append(
                 f"{source}: {said['nameless_pictures']:,} pictures came without COCO's name, so they may be in val "
                 f"under the name that {', '.join(named)} uses."
+            )
+        if said["unlabelled"]:
+            notes.append(
+                f"{source}: {said['unlabelled']:,} of {said['samples']:,} samples have no answer; training leaves them "
+                "out, `embervlm answer --ask unlabelled` lets a teacher answer."
             )
         if said["without_label"]:
             notes.append(

@@ -78,5 +78,9 @@ class PrepareSettings:
     num_workers: int = option(
         0, "Processes; the same bytes for any number", group=_CHECKS, minimum=0, shown="the cores, from 32 MB of files"
     )
+    unlabelled: str = option(
+        "reject", "VQA questions without an annotation; keep: as records without an answer, for `embervlm answer --ask "
+        "unlabelled`", group=_CHECKS, choices=("reject", "keep"),
+    )  # fmt: skip
     strict: bool = option(False, "Stop at the first row that cannot be used", group=_CHECKS)
     max_rejects: float = option(0.01, "Largest share of rows that may be rejected", group=_CHECKS, minimum=0, maximum=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from embervlm.data.captions import captions_file
@@ -44,13 +45,14 @@ def opened_later(settings: PrepareSettings, split: str) -> dict[str, list[Opener
         ],
         "jsonl": [partial(UnifiedFile, path) for path in files("jsonl")],
     }
+    keep = settings.unlabelled == "keep"
     found["parquet"] = [
-        partial(TableFiles, path, TableMaker(prefix, settings.image_root, prompts["vqa"], prompts["okvqa"]))
+        partial(TableFiles, path, TableMaker(prefix, settings.image_root, prompts["vqa"], prompts["okvqa"], keep))
         for prefix, path in _prefixed(f"{tag}parquet", files("parquet"))
     ]
     for name in ("vqa", "okvqa"):
-        pairs = _pairs(PREFIXES[split] + name, files(name), files(f"{name}_annotations"))
-        found[name] = [partial(VqaFiles, asked, said, name, prompts[name]) for asked, said in pairs]
+        pairs = _pairs(PREFIXES[split] + name, files(name), files(f"{name}_annotations"), keep)
+        found[name] = [partial(VqaFiles, asked, said, name, prompts[name], keep) for asked, said in pairs]
     return found
 
 
@@ -75,10 +77,14 @@ def _prefixed(name: str, paths: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
         yield f"{name}-" if i == 0 else f"{name}-{i}.", path
 
 
-def _pairs(name: str, questions: tuple[Path, ...], annotations: tuple[Path, ...]) -> Iterator[tuple[Path, Path]]:
-    if len(questions) != len(annotations):
+def _pairs(
+    name: str, questions: tuple[Path, ...], annotations: tuple[Path, ...], unlabelled: bool
+) -> Iterator[tuple[Path, Path | None]]:
+    """Each questions file with its annotations; `unlabelled`: the last ones may have none."""
+    if len(questions) < len(annotations) or (len(questions) > len(annotations) and not unlabelled):
         raise UserError(
             f"--{name} has {len(questions)} files and --{name}_annotations {len(annotations)}; "
             "each questions file needs its annotations file, in the same order"
+            + ("" if unlabelled else ", or --unlabelled keep")
         )
-    return zip(questions, annotations, strict=True)
+    return zip_longest(questions, annotations)

@@ -46,6 +46,7 @@ class TableMaker:
     image_root: Path
     vqa_prompt: str
     okvqa_prompt: str
+    unlabelled: bool = False  # a question without answers is a record that nobody has answered
 
     def make(self, number: int, row: dict[str, Any]) -> Record:
         record_id = f"{self.prefix}{number}"
@@ -79,8 +80,10 @@ class TableMaker:
         image = self._picture(row)
         if image is None:
             raise BadRow("a question without a picture")
-        record = vqa_record(row, kind, image, self.okvqa_prompt if kind == "okvqa" else self.vqa_prompt)
-        if row.get("answer_type") is not None:
+        prompt = self.okvqa_prompt if kind == "okvqa" else self.vqa_prompt
+        bare = self.unlabelled and not row.get("answers") and not row.get("multiple_choice_answer")
+        record = vqa_record(row, kind, image, prompt, bare)
+        if bare or row.get("answer_type") is not None:
             return record
         return Record(**{name: getattr(record, name) for name in _FIELDS} | {"answer_type": _guess(record.response)})
 

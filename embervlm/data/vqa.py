@@ -36,25 +36,28 @@ _ids = msgspec.json.Decoder(_Ids)
 
 
 class VqaFiles:
-    """The two files of "vqa" (VQA-v2) or "okvqa" (OK-VQA)."""
+    """The two files of "vqa" (VQA-v2) or "okvqa" (OK-VQA); `unlabelled`: there may be questions without an annotation,
+    or no annotations at all, and they become records without an answer."""
 
-    def __init__(self, questions: Path, annotations: Path | None, kind: str, template: str) -> None:
-        if annotations is None:
+    def __init__(
+        self, questions: Path, annotations: Path | None, kind: str, template: str, unlabelled: bool = False
+    ) -> None:
+        if annotations is None and not unlabelled:
             raise UserError(f"{questions} was given without its annotations file; pass --{kind}_annotations")
         asked = scan_object(questions, "a VQA questions file")
         self._questions = list_of(asked, "questions")
         if self._questions is None:
             raise UserError(f"{questions} has no list 'questions'; is it the annotations file?")
-        said = scan_object(annotations, "a VQA annotations file")
-        self._notes = list_of(said, "annotations")
+        said = scan_object(annotations, "a VQA annotations file") if annotations else {}
+        self._notes = list_of(said, "annotations") if annotations else []
         if self._notes is None:
             raise UserError(f"{annotations} has no list 'annotations'; is it the questions file?")
         self.path = questions
         subset = _text_of(asked, "data_subtype") or _text_of(said, "data_subtype") or _subset(questions)
-        self.maker = VqaMaker(kind, subset, template)
+        self.maker = VqaMaker(kind, subset, template, unlabelled)
         place = {key: i for i, key in enumerate(map(_question_id, self._notes)) if key is not None}
         self._joined = [place.get(key) if (key := _question_id(raw)) is not None else None for raw in self._questions]
-        if self._questions and all(at is None for at in self._joined):
+        if annotations and self._questions and all(at is None for at in self._joined):
             raise UserError(
                 f"no question of {questions} has an annotation in {annotations}; they belong to different sets"
             )
@@ -79,12 +82,18 @@ class VqaMaker:
     kind: str  # "vqa" or "okvqa"
     subset: str
     template: str
+    unlabelled: bool = False  # a question without an annotation is a record that nobody has answered
 
     def make(self, number: int, row: tuple[bytes, bytes | None]) -> Record:
         question = parse(row[0])
         text(question, "question")
         if row[1] is None:
-            raise BadRow(f"question {question.get('question_id')} has no annotation")
+            if self.unlabelled:
+                image = _image_name(question.get("image_id"), self.subset)
+                return vqa_record(question, self.kind, image, self.template, unlabelled=True)
+            raise BadRow(
+                f"question {question.get('question_id')} has no annotation (--unlabelled keep makes records of such)"
+            )
         note = parse(row[1])
         if str(note.get("image_id")) != str(question.get("image_id")):
             raise BadRow(
@@ -97,8 +106,9 @@ class VqaMaker:
         return vqa_record(note | question, self.kind, image, self.template)
 
 
-def vqa_record(row: dict[str, Any], kind: str, image: str, template: str) -> Record:
-    """A question and its annotation in one row, as the converted sets have them too; BadRow where it cannot be used."""
+def vqa_record(row: dict[str, Any], kind: str, image: str, template: str, unlabelled: bool = False) -> Record:
+    """A question and its annotation in one row, as the converted sets have them too; BadRow where it cannot be used.
+    `unlabelled`: the row has a question alone."""
     question = text(row, "question")
     number = row.get("question_id")
     if isinstance(number, bool) or not isinstance(number, (int, str)):
@@ -106,7 +116,7 @@ def vqa_record(row: dict[str, Any], kind: str, image: str, template: str) -> Rec
     answers: list[str] | None = None
     response = row.get("multiple_choice_answer")
     response = response.strip() if isinstance(response, str) else ""
-    if row.get("answers") is not None or not response:
+    if not unlabelled and (row.get("answers") is not None or not response):
         answers = answers_of(row, "answer")
     if answers is not None and (kind == "okvqa" or not response):
         response = majority(answers_of(row, "raw_answer" if kind == "okvqa" else "answer"))
@@ -117,7 +127,7 @@ def vqa_record(row: dict[str, Any], kind: str, image: str, template: str) -> Rec
         instruction=ask(template, question),
         response=response,
         answers=None if answers is None else tuple(answers),
-        answer_type=answer_type if answer_type in ANSWER_TYPES else "other",
+        answer_type=None if unlabelled else answer_type if answer_type in ANSWER_TYPES else "other",
         metadata={
             "source": "ok_vqa" if kind == "okvqa" else "vqa_v2",
             "difficulty": "high" if kind == "okvqa" else "medium",

@@ -60,6 +60,7 @@ def write_prepared(
 
 def _statistics(records: Sequence[Record]) -> dict[str, Any]:
     turns = [turn for record in records for turn in record.turns()]
+    answered = [words for _, answer in turns if (words := answer.split())]
     unlabelled = sum(not record.labelled for record in records)
     return {
         "records": len(records),
@@ -67,5 +68,5 @@ def _statistics(records: Sequence[Record]) -> dict[str, Any]:
         "turns": len(turns),
         "sources": dict(sorted(Counter(str(r.metadata.get("source", "unknown")) for r in records).items())),
         "mean_question_words": round(sum(len(q.split()) for q, _ in turns) / len(turns), 2),
-        "mean_answer_words": round(sum(len(a.split()) for _, a in turns) / len(turns), 2),
+        "mean_answer_words": round(sum(map(len, answered)) / max(1, len(answered)), 2),
     } | ({"unlabelled": unlabelled} if unlabelled else {})

@@ -16,6 +16,7 @@ class ToySettings:
     out: Path = option(TOY, "Folder to write")
     train_images: int = option(4000, "Pictures of train", minimum=1)
     val_images: int = option(500, "Pictures of val", minimum=1)
+    annotated: float = option(1.0, "Share of train's pictures whose questions people answered", minimum=0, maximum=1)
     seed: int = option(0, "Equal seeds give equal bytes", minimum=0)
 
 

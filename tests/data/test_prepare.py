@@ -101,6 +101,29 @@ def test_prepared_again_replaces_the_set_and_leaves_nothing_behind(files: dict) 
     ]
 
 
+def test_questions_that_nobody_answered_are_kept_and_counted(files: dict, tmp_path: Path) -> None:
+    """A second file without annotations: VQA-v2's test questions, say."""
+    more, _ = vqa_files(tmp_path / "more", [51, 52], subset="test2015")
+    pictures = {f"COCO_test2015_{number:012d}.jpg" for number in (51, 52)}
+    for name in pictures:
+        (files["image_root"] / name).write_bytes(b"")
+    both = files | {"vqa": (*files["vqa"], more)}
+    with pytest.raises(UserError, match="annotations file, in the same order, or --unlabelled keep"):
+        run_prepare(PrepareSettings(**both))
+    with pytest.raises(UserError, match="--vqa has 1 files and --vqa_annotations 2"):
+        run_prepare(PrepareSettings(**{**files, "vqa_annotations": files["vqa_annotations"] * 2}, unlabelled="keep"))
+    before = run_prepare(PrepareSettings(**files))[1].info["splits"]
+    prepared = run_prepare(PrepareSettings(**both, unlabelled="keep"))[1]
+    splits = ("train", "val")
+    silent = [r for split in splits for r in prepared.records(split, unlabelled=True) if not r.labelled]
+    assert len(silent) == 4 and {str(r.image).rpartition("/")[2] for r in silent} == pictures
+    assert sum(prepared.info["splits"][split].get("unlabelled", 0) for split in splits) == 4
+    assert sum(len(prepared.records(split)) for split in splits) == sum(before[split]["records"] for split in splits)
+    report = json.loads((prepared.folder / "data_report.json").read_text())
+    assert any("samples have no answer" in note for note in report["notes"])
+    assert report["splits"]["train"]["vqa_v2"]["answer_words"]["mean"] == 1  # of the questions with an answer
+
+
 def test_clear_words_for_what_is_missing(files: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to prepare"):
         run_prepare(PrepareSettings(out=tmp_path / "x"))

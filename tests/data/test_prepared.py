@@ -14,7 +14,7 @@ from embervlm.data.settings import PrepareSettings
 from embervlm.errors import UserError
 
 
-def test_unlabelled_records_are_prepared_counted_and_read_when_expected(tmp_path: Path) -> None:
+def test_unlabelled_records_are_prepared_counted_and_read_when_expected(tmp_path: Path, capsys) -> None:
     """An empty response would teach the student to say nothing."""
     talk = (("a", ""), ("b", "an answer to the second question"))
     train = [
@@ -36,9 +36,16 @@ def test_unlabelled_records_are_prepared_counted_and_read_when_expected(tmp_path
     assert [record.labelled for record in train] == [False, True]
     assert prepared.info["splits"]["train"]["unlabelled"] == 1 and "unlabelled" not in prepared.info["splits"]["val"]
     assert prepared.records("train", unlabelled=True) == train
-    with pytest.raises(UserError, match=r"1 of 2 records of .*train\.jsonl have no response .*bare.*embervlm answer"):
-        prepared.records("train")
-    assert len(prepared.records("val")) == 1
+    capsys.readouterr()
+    assert prepared.records("train") == train[1:]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 records" in said and "have no response and are left out" in said and "--ask unlabelled" in said
+    prepared.records("train")
+    prepared.records("val")
+    assert not capsys.readouterr().out  # once, and only where records are left out
+    write_records(prepared.path("train"), train[:1])
+    with pytest.raises(UserError, match=r"1 of 1 records of .*train\.jsonl have no response; .*embervlm answer"):
+        open_prepared(prepared.folder).records("train")
 
 
 def _folder(tmp_path: Path, line: str = "", info: str = '{"image_root": "."}') -> Path:

@@ -8,7 +8,7 @@ import pytest
 from embervlm.data.captions import captions_file, read_captions
 from embervlm.data.llava import read_llava
 from embervlm.data.official import image_key, read
-from embervlm.data.vqa import read_okvqa, read_vqa
+from embervlm.data.vqa import VqaFiles, read_okvqa, read_vqa
 from embervlm.errors import UserError
 from tests.data.official_files import dump, llava_row, vqa_files
 
@@ -192,6 +192,25 @@ def test_questions_without_annotations_say_so(tmp_path: Path) -> None:
     questions, _ = vqa_files(tmp_path, [1])
     with pytest.raises(UserError, match="without its annotations"):
         read_vqa(questions, None)
+
+
+def test_questions_without_annotations_are_kept_where_that_is_wanted(tmp_path: Path) -> None:
+    """VQA-v2's test2015 has no annotations at all; of other sets a part may be annotated."""
+    questions, annotations = vqa_files(tmp_path, [7, 9])
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [note for note in content["annotations"] if note["image_id"] == 9]
+    partly = dump(tmp_path / "partly.json", content)
+    for kind in ("vqa", "okvqa"):
+        whole = read(VqaFiles(questions, annotations, kind, "{question}")).records
+        for said, silent in ((partly, 7), (None, 0)):
+            found = read(VqaFiles(questions, said, kind, "{question}", unlabelled=True))
+            assert not found.rejects and [r.id for r in found.records] == [r.id for r in whole]
+            for record, full in zip(found.records, whole, strict=True):
+                bare = silent == 0 or f"{silent:012d}" in str(record.image)
+                assert record.labelled is not bare
+                assert record.instruction == full.instruction and record.image == full.image
+                assert record == full or (bare and record.answers is None and record.answer_type is None)
+    assert len(read_vqa(questions, partly).rejects) == 2  # not unless it is asked for
 
 
 def test_files_of_different_sets_or_swapped_are_refused(tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_vqav2_as_lmms_lab_has_it(tmp_path: Path) -> None:
     assert record.instruction.endswith("phrase.") and record.metadata["question"] == "What color?"
 
 
+def test_a_test_split_without_answers_is_kept_where_that_is_wanted(tmp_path: Path) -> None:
+    """lmms-lab/VQAv2's test split: null instead of answers."""
+    path = _write(tmp_path / "x.parquet", [_question(), _question(7, answers=None, multiple_choice_answer=None)])
+    assert [reject.row for reject in _read(tmp_path, path).rejects] == [1]
+    maker = TableMaker("parquet-", tmp_path / "images", LLAVA_SHORT, LLAVA_SHORT, unlabelled=True)
+    found = read(TableFiles(path, maker))
+    assert not found.rejects and [record.labelled for record in found.records] == [True, False]
+    assert found.records[1].answers is None and found.records[1].metadata["question"] == "What color?"
+
+
 def test_okvqa_with_answers_as_texts_and_ids_as_texts(tmp_path: Path) -> None:
     row = _question("95", answers=["red", "blue", "red"], image=_cell(path="COCO_val2014_000000000009.jpg"))
     del row["multiple_choice_answer"], row["image_id"]

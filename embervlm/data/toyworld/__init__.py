@@ -23,7 +23,12 @@ def run_toy(settings: ToySettings) -> None:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=settings.train_images + settings.val_images)
         counts = write_toy(
-            settings.out, settings.train_images, settings.val_images, settings.seed, lambda: progress.advance(bar)
+            settings.out,
+            settings.train_images,
+            settings.val_images,
+            settings.seed,
+            lambda: progress.advance(bar),
+            settings.annotated,
         )
     table = Table(
         "", *counts, title=f"The embedded world in {settings.out}, in the official file formats", title_justify="left"

@@ -30,9 +30,19 @@ _UNSEEN_SHARE = 0.3  # of the val pictures that hold a colour-shape pair which t
 
 
 def write_toy(
-    out: Path, train_images: int, val_images: int, seed: int, advance: Callable[[], None] | None = None
+    out: Path,
+    train_images: int,
+    val_images: int,
+    seed: int,
+    advance: Callable[[], None] | None = None,
+    annotated: float = 1.0,
 ) -> dict[str, dict[str, int]]:
-    """Draws both splits below `out` and writes their files; returns their counts. Equal seeds give equal bytes."""
+    """Draws both splits below `out` and writes their files; returns their counts. Equal seeds give equal bytes.
+
+    Args:
+        annotated: share of train's pictures whose VQA and OK-VQA questions have annotations; a larger share has those
+            of a smaller one, too, and nothing else changes.
+    """
     counts = {}
     for split, pictures in (("train", train_images), ("val", val_images)):
         files = _Files(split, random.Random(f"{seed}-{split}"))
@@ -43,6 +53,9 @@ def write_toy(
             draw(scene).save(folder / name, quality=95)
             if advance:
                 advance()
+        if split == "train" and annotated < 1:
+            order = random.Random(f"{seed}-annotated").sample(range(pictures), pictures)
+            files.annotated = {_FIRST_ID[split] + index for index in order[: max(1, round(annotated * pictures))]}
         files.write(out)
         counts[split] = files.counts()
     return counts
@@ -61,6 +74,7 @@ class _Files:
         self.captions: list[dict[str, Any]] = []
         self.descriptions: dict[str, str] = {}
         self.unseen: list[int] = []
+        self.annotated: set[int] | None = None  # pictures whose questions people answered; None: all
 
     def add(self, image_id: int) -> tuple[Scene, str]:
         held_out = "never"
@@ -96,6 +110,7 @@ class _Files:
             "with a pair that train never shows": len(self.unseen),
             "VQA-v2 questions": len(self.vqa),
             "OK-VQA questions": len(self.okvqa),
+            "questions with annotations": sum(self._is_annotated(image) for image, _, _ in self.vqa + self.okvqa),
             "LLaVA conversations": len(self.llava),
             "captions": len(self.captions),
         }
@@ -137,7 +152,10 @@ class _Files:
             }
             for image, number, a in asked
         ]
-        return self._head() | {"annotations": rows}
+        return self._head() | {"annotations": [row for row in rows if self._is_annotated(row["image_id"])]}
+
+    def _is_annotated(self, image: int) -> bool:
+        return self.annotated is None or image in self.annotated
 
     def _vqa_answers(self, asked: Asked) -> dict[str, Any]:
         said = ten_answers(asked.answer, self.rng)

@@ -12,6 +12,7 @@ from embervlm.evaluate.results import EvalResult, read_json
 _VERBS = {
     "toy": "Draw the pictures",
     "prepare": "Read the files into records",
+    "answer": "The teacher answers what nobody answered",
     "cache": "The teacher reads every answer",
     "train": "Training",
     "evaluate": "Evaluation",

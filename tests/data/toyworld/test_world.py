@@ -36,6 +36,25 @@ def test_the_same_seed_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
     assert _digest(tmp_path / "again") == _digest(toy) != _digest(tmp_path / "other")
 
 
+def test_a_share_of_the_pictures_is_annotated_and_nothing_else_changes(tmp_path: Path) -> None:
+    files = ("v2_mscoco_train2014_annotations.json", "mscoco_train2014_annotations.json")
+    for name, share in (("all", 1.0), ("half", 0.5), ("few", 0.05)):
+        counts = write_toy(tmp_path / name, 40, 4, 0, annotated=share)
+        asked = counts["train"]["VQA-v2 questions"] + counts["train"]["OK-VQA questions"]
+        assert (counts["train"]["questions with annotations"] < asked) is (share < 1)
+    for file in files:
+        rows = {
+            name: {row["question_id"]: row for row in _rows(tmp_path / name, file, "annotations")}
+            for name in ("all", "half", "few")
+        }
+        assert rows["few"].items() <= rows["half"].items() < rows["all"].items()
+    assert len({row["image_id"] for row in _rows(tmp_path / "few", files[0], "annotations")}) == 2
+    for folder in ("all", "half", "few"):
+        for file in files:
+            (tmp_path / folder / file).unlink()
+    assert _digest(tmp_path / "all") == _digest(tmp_path / "half") == _digest(tmp_path / "few")
+
+
 def _rows(toy: Path, name: str, key: str) -> list[dict]:
     return json.loads((toy / name).read_text())[key]
 
