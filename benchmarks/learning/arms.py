@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TEACHER = "toy-llava"
+SAME_VOCABULARY = "same-vocabulary"
+"""The embedded teacher after `examples/toy_teacher/retokenise.py`; a folder of the world."""
 SOFT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
 
 
@@ -19,7 +22,14 @@ class Arm:
     flags: str  # of `embervlm train`
     reads: str = "taught"  # see `regimes`
     cached: bool = True  # what the teacher says comes from a cache
+    targets: str = ""  # of `benchmarks.target_variants`, where it is not one of `--distillation_targets`
+    live: str = ""  # or from this teacher at each step, with all its logits
     searched_as: str = ""  # the arm with the same loss, whose learning rate it takes
+
+    @property
+    def decides(self) -> str:
+        """All by which its training differs from another arm's on the same data."""
+        return " ".join(filter(None, (self.flags, self.targets, self.live)))
 
     @property
     def distilled(self) -> bool:
@@ -56,17 +66,23 @@ ARMS = {
         Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers"),
         Arm("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),
         Arm("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),
+        Arm("alm", "as soft, the label's probability alone (as ALM, 2503.20083)", SOFT, targets="alm"),
+        Arm("bpm", "as soft, BPM's targets and its residual (2607.22334)", SOFT, targets="bpm"),
+        Arm("xtoken", "as soft, X-Token's targets (2605.21699)", SOFT, targets="xtoken"),
         Arm(
             "uld",
             "CE + 1.5 ULD (2402.12030)",
             "--distillation_targets uld --distillation_loss uld --distillation_alpha 1.5 --sft_weight 1 "
             "--distillation_temperature 1",
         ),
+        Arm("online", "as soft, the teacher live with all its logits", SOFT, cached=False, live=TEACHER),
         Arm(
-            "online",
-            "as soft, the teacher live with all its logits",
-            f"{SOFT} --teacher_model toy-llava --teacher_top_k 2000",
+            "ceiling",
+            "as online, a teacher with the student's tokenizer",
+            SOFT,
             cached=False,
+            live=SAME_VOCABULARY,
+            searched_as="soft",
         ),
     )
 }

@@ -39,7 +39,7 @@ class Cell:
             "scale": asdict(self.scale),
             "data": self.data,
             "arm": self.arm,
-            "flags": ARMS[self.arm].flags,
+            "flags": ARMS[self.arm].decides,
             "seed": self.seed,
             "learning_rate": self.rate,
         }

@@ -12,14 +12,17 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import target_variants
 from benchmarks.learning.cells import Cell, Results, arm_of, regime_of
 from benchmarks.learning.regimes import cache_folder, data_folder, seconds_of
 from benchmarks.learning.stats import written
-from benchmarks.learning.world import World, quoted
+from benchmarks.learning.world import ALL_TOKENS, World, quoted
 from embervlm.data.record import Record
+from embervlm.distill.variants import TARGETS
 from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.results import EvalResult, load_result, predictions_path
 from embervlm.evaluate.vqa import record_accuracy
@@ -41,14 +44,25 @@ def train_words(cell: Cell, world: World, out: Path) -> list[str]:
     words += f"--unfreeze_vision {scale.unfreeze_vision} --features_dir {quoted(world.folder / 'features')} {arm.flags}"
     if arm.cached:
         words += f" --use_cached_teacher_outputs {quoted(cache_folder(world, cell.data))}"
+    if arm.live:
+        words += f" --teacher_model {shlex.quote(world.teacher(arm.live))} --teacher_top_k {ALL_TOKENS}"
     return shlex.split(words)
+
+
+def train_settings(cell: Cell, world: World, out: Path) -> TrainSettings:
+    """The same, read; targets that the package does not offer are lent to it."""
+    settings = parse(TrainSettings, train_words(cell, world, out))
+    if name := arm_of(cell).targets:
+        TARGETS[name] = getattr(target_variants, name)
+        settings = replace(settings, distillation_targets=name)
+    return settings
 
 
 def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
     """Trains and measures; what it wrote below `out` is deleted, what it found is returned."""
     shutil.rmtree(out, ignore_errors=True)
     began = time.monotonic()
-    code = run_train(parse(TrainSettings, train_words(cell, world, out)))
+    code = run_train(train_settings(cell, world, out))
     if code:
         sys.exit(code)
     trained = time.monotonic() - began

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning.arms import SAME_VOCABULARY, TEACHER
 from embervlm.console import console
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet, open_prepared
@@ -24,7 +26,7 @@ from embervlm.data.writing import write_prepared
 from embervlm.options import parse
 from embervlm.settings import AnswerSettings, CacheSettings, ToySettings, TrainSettings
 
-TEACHER = "toy-llava"
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Scale:
     unfreeze_vision: int = 0
 
 
+ALL_TOKENS = 4096
+"""More than the vocabulary of either teacher."""
 FULL = Scale()
 QUICK = Scale(train_images=500, val_images=160, stage1_steps=160, steps=120, evaluations=3, stop_questions=200)
 
@@ -119,6 +123,17 @@ class World:
 
         self.once(f"{times} times more pictures", draw)
         return open_prepared(folder / "stage2")
+
+    def teacher(self, name: str) -> str:
+        """What `--teacher_model` takes for a teacher that an arm names."""
+        return str(self.folder / SAME_VOCABULARY) if name == SAME_VOCABULARY else name
+
+    def make_teacher(self, name: str) -> None:
+        """That of the student's vocabulary is made from the embedded one, in half an hour; others are there."""
+        if name == SAME_VOCABULARY:
+            words = ["--student", str(self.stage1), "--out", self.teacher(name)]
+            script = [sys.executable, str(ROOT / "examples" / "toy_teacher" / "retokenise.py"), *words]
+            self.once("a teacher of the same vocabulary", lambda: subprocess.run(script, check=False).returncode)
 
     def _prepare_words(self, toy: Path, out: Path) -> list[str]:
         """Questions with short answers alone: they are what is scored, and long texts would take most of a step."""

@@ -17,7 +17,7 @@ from embervlm.evaluate import judge as judging
 from embervlm.evaluate.judge import Judge, open_judge, read_judge_result, read_verdict
 from embervlm.evaluate.results import load_result
 from embervlm.teachers.server import KEY, Server
-from tests.teachers.served_stub import Stub
+from tests.teachers.served.stub import Stub
 
 RECORDS = [Record(f"r{at}", None, f"What is number {at}?", f"It is a red ball, the {at}th.") for at in range(12)]
 ANSWERS = {record.id: f"A ball, {at}." for at, record in enumerate(RECORDS)}

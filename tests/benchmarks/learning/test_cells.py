@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import target_variants
 from benchmarks.learning import arms, runner
 from benchmarks.learning import worker as program
 from benchmarks.learning.arms import Arm
 from benchmarks.learning.cells import Cell, Results
 from benchmarks.learning.plan import Grid, chosen_rate
 from benchmarks.learning.runner import run_cells
-from benchmarks.learning.worker import best_step, curve, train_words, work
+from benchmarks.learning.worker import best_step, curve, train_settings, train_words, work
 from benchmarks.learning.world import FULL, QUICK, World
+from embervlm.distill import variants
 from embervlm.errors import UserError
 from embervlm.options import parse
 from embervlm.settings import TrainSettings
@@ -134,6 +136,17 @@ def test_arms_are_settings_that_training_knows_and_differ_in_nothing_else(arm, t
     )
     assert all(getattr(mine, name) == getattr(sft, name) for name in same)
     assert mine.save_steps == mine.eval_steps and FULL.steps % FULL.evaluations == 0
+
+
+def test_no_two_arms_that_read_the_same_are_trained_the_same(tmp_path):
+    world = World(tmp_path, FULL)
+    kinds = [(arm.reads, arm.cached, arm.decides) for arm in arms.ARMS.values()]
+    assert len(set(kinds)) == len(kinds)
+    borrowed = train_settings(replace(CELL, arm="bpm"), world, tmp_path / "out")
+    assert variants.TARGETS[borrowed.distillation_targets] is target_variants.bpm
+    assert train_settings(replace(CELL, arm="soft"), world, tmp_path / "out").distillation_targets == "resolved"
+    ceiling = train_settings(replace(CELL, arm="ceiling"), world, tmp_path / "out")
+    assert ceiling.teacher_model == (str(tmp_path / "same-vocabulary"),) and not ceiling.use_cached_teacher_outputs
 
 
 def test_a_cell_that_another_grid_has_finished_meanwhile_is_not_run_again(tmp_path, monkeypatch):
