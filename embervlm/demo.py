@@ -62,7 +62,7 @@ STAGE1 = "--batch_size 32 --learning_rate 3e-3"
 STAGE2 = "--batch_size 64 --learning_rate 2e-3 --unfreeze_vision 0"
 TAUGHT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
 """configs/recommended.yaml, which an installed package does not have beside it."""
-LLAVA_SAMPLES = 600
+LLAVA_SAMPLES = 300
 """Long texts have most of the tokens; with all of them the short answers would hardly be heard in so few steps."""
 
 

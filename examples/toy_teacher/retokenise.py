@@ -2,8 +2,9 @@
 
     python examples/toy_teacher/retokenise.py --student outputs/stage1/checkpoint-final --out outputs/same_vocabulary
 
-Tower, projector and layers stay; a new token's embedding starts as the mean of the old tokens' that spell it, and the
-whole model goes on with its lessons until it answers as well as before. A running mean of the weights is exported.
+Tower, projector and layers stay. A new token's embedding starts as the mean of the old tokens' that spell it; at first
+the embeddings alone learn, so that the layers are not spoilt, then all goes on with its lessons. A running mean of the
+weights is exported.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rows", type=int, default=16, help="pictures in a step")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--embedding_steps", type=int, default=600, help="of these, the first ones: embeddings alone")
+    parser.add_argument("--embedding_rate", type=float, default=3e-3)
+    parser.add_argument("--rate", type=float, default=4e-4)
     options = parser.parse_args()
     torch.manual_seed(0)
     shipped = TEACHERS["toy-llava"].source
@@ -85,11 +88,22 @@ def main() -> None:
     new = student_tokens(options.student, old)
     exchange_tokens(model, old, new)
     mean = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=options.rate, betas=(0.9, 0.98))
+    embeddings = model.get_input_embeddings().weight
+    model.requires_grad_(False)
+    optimizer = torch.optim.AdamW([{"params": [embeddings.requires_grad_()], "factor": 1.0}], betas=(0.9, 0.98))
     lessons, began = Lessons(new, 71, Difficulty()), time.time()
     model.train()
     for step in range(options.steps):
-        rate = options.rate * min((step + 1) / 50, 1.0, 2 * (1 - step / options.steps))
+        if step == options.embedding_steps:
+            model.requires_grad_(True)
+            optimizer = torch.optim.AdamW(parameter_groups(model), betas=(0.9, 0.98))
+        alone = step < options.embedding_steps
+        at, of = (
+            (step, options.embedding_steps)
+            if alone
+            else (step - options.embedding_steps, options.steps - options.embedding_steps)
+        )
+        rate = (options.embedding_rate if alone else options.rate) * min((at + 1) / 50, 1.0, 2 * (1 - at / of))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         loss, _ = answer_loss(model, lessons.batch(options.rows))
