@@ -92,6 +92,7 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     inputs = dataclasses.replace(inputs, sights=_sights(row.result, evaluations, results, prepared))
     if prepared is None:
         return inputs
+    inputs = dataclasses.replace(inputs, subtitle=f"{inputs.subtitle}{_who_answered(prepared)}")
     said: dict[str, dict[str, str]] = {}
     for path, result in zip(evaluations, results, strict=True):
         said.setdefault(result.system, _predictions(path))
@@ -266,6 +267,16 @@ def _subtitle(result: EvalResult) -> str:
     source = f" of {'/'.join(folder)}" if folder else ""
     about = f"Split {result.split}{source}, pictures that no training has shown."
     return f"{about} The teacher is {teacher}, which reads and writes with another tokenizer." if teacher else about
+
+
+def _who_answered(prepared: PreparedSet) -> str:
+    """Whose answers train holds, where `embervlm answer` made it."""
+    answered = prepared.info.get("answered", {})
+    made = answered.get("splits", {}).get("train")
+    if not made:
+        return ""
+    people = f"{made['references']:,} records with the answers of people and " if made["references"] else ""
+    return f" Train has {people}{made['kept']:,} with those of {answered['teacher']['name']}."
 
 
 def _trained(result: EvalResult) -> dict[str, Any]:

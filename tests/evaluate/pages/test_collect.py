@@ -58,6 +58,19 @@ def run(student, prepared, tmp_path_factory):
     return home
 
 
+def test_who_answered_the_training_data_is_told(run, prepared):
+    assert " Train has" not in collect_run(run).subtitle
+    made = {"teacher": {"name": "wise"}, "splits": {"train": {"references": 1056, "kept": 6693}}}
+    info = prepared.folder / "dataset.json"
+    before = info.read_text()
+    info.write_text(json.dumps(json.loads(before) | {"answered": made}))
+    try:
+        told = collect_run(run).subtitle
+    finally:
+        info.write_text(before)
+    assert told.endswith(" Train has 1,056 records with the answers of people and 6,693 with those of wise.")
+
+
 def test_a_run_becomes_a_report_with_all_its_parts(run):
     inputs = collect_run(run)
     assert [row.kind for row in inputs.systems] == ["teacher", "student", "undistilled", "baseline", "baseline"]
