@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TEACHER = "toy-llava"
-SAME_VOCABULARY = "same-vocabulary"
-"""The embedded teacher after `examples/toy_teacher/retokenise.py`; a folder of the world."""
+STUDENT, SHARED = "tiny", "tiny-shared"
+"""Presets: the embedded student, and the same with the teacher's tokenizer."""
 SOFT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
 
 
@@ -24,12 +24,14 @@ class Arm:
     cached: bool = True  # what the teacher says comes from a cache
     targets: str = ""  # of `benchmarks.target_variants`, where it is not one of `--distillation_targets`
     live: str = ""  # or from this teacher at each step, with all its logits
+    student: str = STUDENT
     searched_as: str = ""  # the arm with the same loss, whose learning rate it takes
 
     @property
     def decides(self) -> str:
         """All by which its training differs from another arm's on the same data."""
-        return " ".join(filter(None, (self.flags, self.targets, self.live)))
+        student = "" if self.student == STUDENT else self.student
+        return " ".join(filter(None, (self.flags, self.targets, self.live, student)))
 
     @property
     def distilled(self) -> bool:
@@ -77,11 +79,21 @@ ARMS = {
         ),
         Arm("online", "as soft, the teacher live with all its logits", SOFT, cached=False, live=TEACHER),
         Arm(
-            "ceiling",
-            "as online, a teacher with the student's tokenizer",
+            "shared-sft",
+            "as SFT, a student with the teacher's tokenizer",
+            "--disable_distillation",
+            "labels",
+            cached=False,
+            student=SHARED,
+            searched_as="sft",
+        ),
+        Arm(
+            "shared",
+            "as online, a student with the teacher's tokenizer",
             SOFT,
             cached=False,
-            live=SAME_VOCABULARY,
+            live=TEACHER,
+            student=SHARED,
             searched_as="soft",
         ),
     )

@@ -37,7 +37,7 @@ def prepare(cells: Sequence[Cell], world: World) -> None:
     for cell in cells:
         arm, regime = arm_of(cell), regime_of(cell)
         (make_cache if arm.cached else make_data)(world, regime, arm.reads)
-        world.make_teacher(arm.live)
+        world.align(arm.student)
 
 
 def run_cells(cells: Sequence[Cell], world: World, results: Results, jobs: int) -> None:

@@ -35,7 +35,8 @@ def train_words(cell: Cell, world: World, out: Path) -> list[str]:
     """The command line of this cell's training."""
     scale, arm = cell.scale, arm_of(cell)
     every = -(-scale.steps // scale.evaluations)
-    words = f"--stages 2 --resume_from {quoted(world.stage1)} --data_dir {quoted(data_folder(world, cell.data))} "
+    words = f"--stages 2 --resume_from {quoted(world.stage1(arm.student))} "
+    words += f"--data_dir {quoted(data_folder(world, cell.data))} "
     words += f"--output_dir {quoted(out)} --max_length 256 --dataloader_workers 0 --batch_size {scale.batch_size} "
     words += f"--learning_rate {cell.rate:g} --max_steps {scale.steps} --warmup_steps {scale.steps // 20} "
     words += f"--eval_steps {every} --save_steps {every} --logging_steps {max(1, scale.steps // 20)} "
@@ -45,7 +46,7 @@ def train_words(cell: Cell, world: World, out: Path) -> list[str]:
     if arm.cached:
         words += f" --use_cached_teacher_outputs {quoted(cache_folder(world, cell.data))}"
     if arm.live:
-        words += f" --teacher_model {shlex.quote(world.teacher(arm.live))} --teacher_top_k {ALL_TOKENS}"
+        words += f" --teacher_model {arm.live} --teacher_top_k {ALL_TOKENS}"
     return shlex.split(words)
 
 

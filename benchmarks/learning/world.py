@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.arms import SAME_VOCABULARY, TEACHER
+from benchmarks.learning.arms import STUDENT, TEACHER
+from benchmarks.learning.shared_tokens import PRESET, offer
 from embervlm.console import console
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet, open_prepared
@@ -25,8 +25,6 @@ from embervlm.data.toyworld import run_toy
 from embervlm.data.writing import write_prepared
 from embervlm.options import parse
 from embervlm.settings import AnswerSettings, CacheSettings, ToySettings, TrainSettings
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,10 @@ class World:
         """val is the half that is reported; nothing is chosen by it."""
         return open_prepared(self.folder / "report" / "stage2")
 
-    @property
-    def stage1(self) -> Path:
-        return self.folder / "outputs" / "stage1" / "checkpoint-final"
+    def stage1(self, preset: str = STUDENT) -> Path:
+        """Where every student of that preset begins."""
+        outputs = "outputs" if preset == STUDENT else f"outputs-{preset}"
+        return self.folder / outputs / "stage1" / "checkpoint-final"
 
     @property
     def report_cache(self) -> Path:
@@ -101,7 +100,7 @@ class World:
             "prepare", lambda: run_prepare(parse(PrepareSettings, self._prepare_words(toy, self.folder / "prepared")))
         )
         self.once("halves", self._halve)
-        self.once("stage1", self._align)
+        self.align(STUDENT)
         self.once(
             "teacher on the half that is reported", lambda: read_by_teacher(self.report, self.report_cache, "val")
         )
@@ -124,17 +123,6 @@ class World:
         self.once(f"{times} times more pictures", draw)
         return open_prepared(folder / "stage2")
 
-    def teacher(self, name: str) -> str:
-        """What `--teacher_model` takes for a teacher that an arm names."""
-        return str(self.folder / SAME_VOCABULARY) if name == SAME_VOCABULARY else name
-
-    def make_teacher(self, name: str) -> None:
-        """That of the student's vocabulary is made from the embedded one, in half an hour; others are there."""
-        if name == SAME_VOCABULARY:
-            words = ["--student", str(self.stage1), "--out", self.teacher(name)]
-            script = [sys.executable, str(ROOT / "examples" / "toy_teacher" / "retokenise.py"), *words]
-            self.once("a teacher of the same vocabulary", lambda: subprocess.run(script, check=False).returncode)
-
     def _prepare_words(self, toy: Path, out: Path) -> list[str]:
         """Questions with short answers alone: they are what is scored, and long texts would take most of a step."""
         words = ["--out", str(out), "--image_root", f"{toy}/images", "--vqa_samples", "0"]
@@ -153,16 +141,23 @@ class World:
         write_prepared(self.folder / "base" / "stage2", root, {"train": train, "val": stop}, {})
         write_prepared(self.folder / "report" / "stage2", root, {"train": train, "val": report}, {})
 
-    def _align(self) -> int:
-        from embervlm.train.run import run_train
-
+    def align(self, preset: str) -> None:
+        """Stage 1, once."""
+        if preset == PRESET:
+            offer()
         steps = self.scale.stage1_steps
-        words = f"--stages 1 --preset tiny --output_dir {quoted(self.folder / 'outputs')} "
+        words = f"--stages 1 --preset {preset} --output_dir {quoted(self.stage1(preset).parents[1])} "
         words += f"--data_dir {quoted(self.folder / 'prepared')} --max_length 256 --dataloader_workers 0 "
         words += "--eval_samples 200 --save_total_limit 1 --seed 0 --batch_size 32 --learning_rate 3e-3 "
         words += f"--max_steps {steps} --warmup_steps {steps // 20} --logging_steps {max(1, steps // 12)} "
         words += f"--eval_steps {-(-steps // 3)} --save_steps {steps}"
-        return run_train(parse(TrainSettings, shlex.split(words)))
+
+        def train() -> int:
+            from embervlm.train.run import run_train
+
+            return run_train(parse(TrainSettings, shlex.split(words)))
+
+        self.once("stage1" if preset == STUDENT else f"stage1 {preset}", train)
 
 
 def halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

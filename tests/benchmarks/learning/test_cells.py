@@ -129,12 +129,12 @@ def test_arms_are_settings_that_training_knows_and_differ_in_nothing_else(arm, t
         "batch_size",
         "learning_rate",
         "seed",
-        "resume_from",
         "warmup_steps",
         "max_length",
         "eval_steps",
     )
     assert all(getattr(mine, name) == getattr(sft, name) for name in same)
+    assert mine.resume_from == world.stage1(arms.ARMS[arm].student)
     assert mine.save_steps == mine.eval_steps and FULL.steps % FULL.evaluations == 0
 
 
@@ -145,8 +145,9 @@ def test_no_two_arms_that_read_the_same_are_trained_the_same(tmp_path):
     borrowed = train_settings(replace(CELL, arm="bpm"), world, tmp_path / "out")
     assert variants.TARGETS[borrowed.distillation_targets] is target_variants.bpm
     assert train_settings(replace(CELL, arm="soft"), world, tmp_path / "out").distillation_targets == "resolved"
-    ceiling = train_settings(replace(CELL, arm="ceiling"), world, tmp_path / "out")
-    assert ceiling.teacher_model == (str(tmp_path / "same-vocabulary"),) and not ceiling.use_cached_teacher_outputs
+    shared = train_settings(replace(CELL, arm="shared"), world, tmp_path / "out")
+    assert shared.teacher_model == ("toy-llava",) and not shared.use_cached_teacher_outputs
+    assert shared.resume_from == world.stage1("tiny-shared") != world.stage1()
 
 
 def test_a_cell_that_another_grid_has_finished_meanwhile_is_not_run_again(tmp_path, monkeypatch):
