@@ -1,6 +1,6 @@
 """Is the embedded world worth learning from? Gates on the teacher, on students without it, and on guessing.
 
-    python -m benchmarks.world                 # the demo on two seeds, the student alone for half its steps, too
+    python -m benchmarks.world                 # the demo on two seeds, and the student alone on all labels
     python -m benchmarks.world --quick         # the teacher against guessing alone, on a few pictures
 
 A small student that is taught by a teacher no better than itself learns nothing: the gap comes first.
@@ -17,7 +17,9 @@ from pathlib import Path
 from rich.table import Table
 
 from embervlm.console import console
+from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import write_toy
 from embervlm.demo import FULL, TEACHER, plan, prepare_words, run_demo
 from embervlm.evaluate.answerers import TeacherAnswerer
@@ -67,9 +69,6 @@ def main() -> int:
 
 def quick_gates(folder: Path) -> list[Gate]:
     """Teacher and guessing only, on 80 pictures of val; guessing is fitted on 1,000 of train."""
-    from embervlm.data.prepare import run_prepare
-    from embervlm.data.settings import PrepareSettings
-
     write_toy(folder / "toy", 1000, 80, seed=5)
     run_prepare(parse(PrepareSettings, prepare_words(folder / "toy", folder / "data")))
     prepared = open_prepared(folder / "data" / "stage2")
@@ -78,7 +77,7 @@ def quick_gates(folder: Path) -> list[Gate]:
 
 
 def full_gates(options: argparse.Namespace) -> list[Gate]:
-    """Runs the demo for each seed where that was not done, and the student alone for half the steps; then compares."""
+    """Runs the demo for each seed where that was not done, and the student alone on all labels; then compares."""
     gates: list[Gate] = []
     for seed in options.seeds:
         settings = DemoSettings(out=options.out / f"seed{seed}", seed=seed)
@@ -86,17 +85,13 @@ def full_gates(options: argparse.Namespace) -> list[Gate]:
         results = settings.out / "results"
         teacher = load_result(results / "student_teacher.json")
         if not gates:
-            gates += teacher_gates(teacher, open_prepared(settings.out / "data" / "stage2"))
+            gates += teacher_gates(teacher, labelled(settings))
             gates.append(
                 Gate("blind student", _accuracy(load_result(results / "student_blind.json")), 50, at_most=True)
             )
             gates.append(_spanning(load_result(results / "student.json")))
-        half = FULL.stage2_steps // 2
-        alone = {
-            half: load_result(trained_alone(settings, half)),
-            FULL.stage2_steps: load_result(results / "undistilled.json"),
-        }
-        for steps, student in alone.items():
+        for steps in (FULL.stage2_steps // 2, FULL.stage2_steps):
+            student = load_result(trained_alone(settings, steps))
             where = f"seed {seed}, {steps} steps"
             gap = _accuracy(teacher) - _accuracy(student)
             gates.append(Gate(f"teacher - student without it ({where})", gap, 10))
@@ -104,19 +99,30 @@ def full_gates(options: argparse.Namespace) -> list[Gate]:
     return gates
 
 
+def labelled(demo: DemoSettings) -> PreparedSet:
+    """The demo's pictures and questions, every one of them answered by people."""
+    toy, data = demo.out / "labelled_toy", demo.out / "labelled"
+    if not (data / "stage2").is_dir():
+        write_toy(toy, FULL.train_images, FULL.val_images, demo.seed)
+        run_prepare(parse(PrepareSettings, prepare_words(toy, data)))
+    return open_prepared(data / "stage2")
+
+
 def trained_alone(demo: DemoSettings, steps: int) -> Path:
-    """The demo's student without a teacher, trained for `steps` from the same Stage 1; its evaluation."""
-    name = f"undistilled_{steps}"
+    """The demo's student without a teacher, trained on all labels for `steps` from the same Stage 1; its evaluation."""
+    name = f"labels_{steps}"
     result = demo.out / "results" / f"{name}.json"
     if not result.is_file():
         (words,) = [phase.words[1:] for phase in plan(demo) if "--disable_distillation" in phase.words]
         every = {"max_steps": steps, "warmup_steps": steps // 20, "eval_steps": steps, "save_steps": steps}
-        settings = replace(parse(TrainSettings, words), output_dir=demo.out / "outputs" / name, **every)
+        data = labelled(demo).folder
+        settings = replace(
+            parse(TrainSettings, words), data_dir=data.parent, output_dir=demo.out / "outputs" / name, **every
+        )
         code = run_train(settings)
         if code:
             sys.exit(code)
         final = settings.output_dir / "stage2" / "checkpoint-final"
-        data = demo.out / "data" / "stage2"
         asked = EvaluateSettings(checkpoint=final, dataset_path=data, output_file=result, batch_size=64, baselines=None)
         run_evaluate(asked)
     return result

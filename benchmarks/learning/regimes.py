@@ -122,6 +122,17 @@ REGIMES = {
                 ),
             )
         ),
+        *(
+            Regime(
+                f"few5-{limit:g}",
+                f"5% have labels, and what the teacher gives {limit:g} or more",
+                few(0.05),
+                complete=False,
+                labels_of="few5",
+                min_confidence=limit,
+            )
+            for limit in (0.5, 0.9)
+        ),
         Regime("more", "all labels, and three times as many pictures without", as_agreed, labels_of="all", more=3),
         Regime(
             "sure",
