@@ -25,6 +25,7 @@ class Arm:
     targets: str = ""  # of `benchmarks.target_variants`, where it is not one of `--distillation_targets`
     live: str = ""  # or from this teacher at each step, with all its logits
     student: str = STUDENT
+    against: str = "sft"  # whose accuracy its gain is counted from
     searched_as: str = ""  # the arm with the same loss, whose learning rate it takes
 
     @property
@@ -94,6 +95,7 @@ ARMS = {
             cached=False,
             live=TEACHER,
             student=SHARED,
+            against="shared-sft",
             searched_as="soft",
         ),
     )

@@ -44,10 +44,10 @@ class Figures:
     def rows(self, regime: str) -> dict[str, dict[str, Any]]:
         """Of each arm that was run: `stats.compare`, the steps to SFT's accuracy, and the share of the gap closed."""
         arms = self.cells[regime]
-        sft = arms.get("sft", {})
         teacher = self.references.get("teacher")
         found = {}
         for arm, measured in arms.items():
+            sft = arms.get(ARMS[arm].against, {})
             row = compare(measured, sft, self.pictures)
             both = [seed for seed in measured if seed in sft]
             if both:
@@ -129,7 +129,7 @@ def write_page(figures: Figures, grid: Grid, missing: int, path: Path) -> None:
     regimes = []
     for name, arms in figures.cells.items():
         lines = [
-            Line(ARMS[arm].title, f"c{list(ARMS).index(arm)}", *zip(*curve, strict=True))
+            Line(ARMS[arm].title, f"c{list(figures.rates).index(arm)}", *zip(*curve, strict=True))
             for arm, measured in arms.items()
             if len(curve := mean_curve(list(measured.values()))) > 1
         ]
