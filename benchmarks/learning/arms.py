@@ -59,6 +59,14 @@ ARMS = {
             searched_as="sft",
         ),
         Arm(
+            "agreed",
+            "those that no label contradicts as labels",
+            "--disable_distillation",
+            "agreed",
+            False,
+            searched_as="sft",
+        ),
+        Arm(
             "filled",
             "labels, and the teacher's answers where there are none",
             "--disable_distillation",

@@ -7,6 +7,7 @@ A regime is written as prepared sets, one for each way in which an arm can read 
     answers  every record as the teacher answers it: the same in all regimes with the same pictures, since it looks at
              no label
     sure-answers  those of them that it is sure of
+    agreed   those of these that no label of the regime contradicts
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from embervlm.data.writing import write_prepared
 from embervlm.evaluate.answers import normalise
 from embervlm.evaluate.vqa import question_type
 
-READS = ("labels", "taught", "answers", "sure-answers")
-ASKED = READS[2:]
-"""What looks at no label."""
+ASKED = ("answers", "sure-answers")  # look at no label
+READS = ("labels", "taught", *ASKED, "agreed")
 SURE = 0.75
 NOISE_SEED = 17
 """Of the labels that are dropped or wrong: the same in all cells, seeds of training differ."""
@@ -48,7 +48,7 @@ class Regime:
 
     def asks(self, reads: str) -> bool:
         """Whether an arm that reads so needs the teacher's answers about the known pictures."""
-        return reads in ASKED or (reads == "taught" and not self.complete)
+        return reads in (*ASKED, "agreed") or (reads == "taught" and not self.complete)
 
     def asks_more(self, reads: str) -> bool:
         """And about the further ones."""
@@ -154,6 +154,8 @@ def data_name(regime: Regime, reads: str) -> str:
         return f"{regime.name}-{reads}" if regime.more else reads
     if reads == "labels":
         return regime.labels_of or regime.name
+    if reads == "agreed":
+        return f"{regime.name}-agreed"
     return regime.name if regime.complete and not regime.more else f"{regime.name}-taught"
 
 
@@ -228,10 +230,13 @@ def fill(regime: Regime, records: Sequence[Record], said: Sequence[Record], read
         records: train as the regime has it, some without a label.
         said: the same and further ones, as the teacher answers them.
     """
-    limit = SURE if reads == "sure-answers" else regime.min_confidence
+    limit = SURE if reads in ("sure-answers", "agreed") else regime.min_confidence
     sure = [r for r in said if not limit or r.metadata["confidence"] >= limit]
     if reads in ASKED:
         return sure
+    if reads == "agreed":
+        labels = {record.id: normalise(record.response) for record in records if record.labelled}
+        return [r for r in sure if labels.get(r.id) in (None, normalise(r.response))]
     known = {record.id: record for record in sure} | {record.id: record for record in records if record.labelled}
     order = dict.fromkeys(record.id for record in (*records, *sure))
     return [known[name] for name in order if name in known]

@@ -32,7 +32,7 @@ ember train --stages 1 "${shared[@]}" --output_dir "$RUN" --vision_weights "$RUN
   --batch_size 16 --epochs 6
 ember cache build --teacher_model "$RUN/teacher" --dataset_path "$DATA/stage2" --output_dir "$RUN/stage2/teacher_outputs"
 second=(--stages 2 "${shared[@]}" --resume_from "$RUN/stage1/checkpoint-final" --batch_size 32 --epochs 8)
-ember train "${second[@]}" --config configs/recommended.yaml --output_dir "$RUN" --teacher_model "$RUN/teacher" \
+ember train "${second[@]}" --output_dir "$RUN" --teacher_model "$RUN/teacher" \
   --use_cached_teacher_outputs "$RUN/stage2/teacher_outputs"
 ember train "${second[@]}" --output_dir "$RUN/undistilled" --disable_distillation
 

@@ -113,6 +113,21 @@ def test_what_has_no_label_is_filled_with_what_the_teacher_is_sure_of(train):
         assert {r.id for r in fill(regime, records, there, "answers")} >= {r.id for r in sure}
 
 
+def test_sure_answers_look_at_no_label_and_agreed_ones_at_all(train):
+    said = [
+        replace(r, response=r.response if n % 3 else "said", metadata=r.metadata | {"confidence": (n % 10) / 10})
+        for n, r in enumerate(train)
+    ]
+    sure = [record for record in said if record.metadata["confidence"] >= 0.75]
+    for name in ("all", "wrong40", "few5"):
+        records = REGIMES[name].label(train)
+        labels = {record.id: record.response for record in records if record.labelled}
+        assert fill(REGIMES[name], records, said, "sure-answers") == sure
+        agreed = fill(REGIMES[name], records, said, "agreed")
+        assert agreed == [record for record in sure if labels.get(record.id, record.response) == record.response]
+        assert 0 < len(agreed) < len(sure)
+
+
 def test_regimes_are_the_same_whenever_they_are_made(train):
     """Cells that were trained on different days must have read the same labels."""
     for regime in REGIMES.values():
