@@ -97,6 +97,14 @@ ARMS = {
             searched_as="sft",
         ),
         Arm(
+            "shared-soft",
+            "as soft, a student with the teacher's tokenizer",
+            SOFT,
+            student=SHARED,
+            against="shared-sft",
+            searched_as="soft",
+        ),
+        Arm(
             "shared",
             "as online, a student with the teacher's tokenizer",
             SOFT,

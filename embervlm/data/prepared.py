@@ -56,7 +56,8 @@ class PreparedSet:
             if not kept:
                 raise UserError(f"{silent}; let a teacher answer: {answer}")
             if len(kept) < len(records) and int(os.environ.get("RANK", "0")) == 0:
-                console.print(f"[yellow]note[/] {escape(silent)} and are left out; {escape(answer)} fills them.")
+                told = f"{silent} and are left out; {answer} fills them."
+                console.print(f"[yellow]note[/] {escape(told)}", soft_wrap=True)
         return kept
 
     def fingerprint(self, split: str) -> str:
