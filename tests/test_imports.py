@@ -40,7 +40,7 @@ ARROWS = {
     "integrations": (*_BASE, "data", "model"),
     "train": (*_PARTS, "evaluate", "lesson", "inspection"),
     "cli": ("errors", "console", "options"),  # the verbs are loaded by name
-    "demo": (*_PARTS, "evaluate", "inspection", "train"),
+    "demo": (*_PARTS, "answering", "evaluate", "inspection", "train"),
 }
 """errors, tokens <- data <- batch; model; distill; teachers; train and evaluate above them; nothing imports cli."""
 
