@@ -90,7 +90,9 @@ def test_malformed_json(world: Path, capsys) -> None:
 
 
 def test_questions_without_their_annotations(world: Path, capsys) -> None:
-    assert "--vqa_annotations" in complaint(prepare(world, vqa_annotations=None, unlabelled=None), capsys, world / "new")
+    assert "--vqa_annotations" in complaint(
+        prepare(world, vqa_annotations=None, unlabelled=None), capsys, world / "new"
+    )
 
 
 def test_a_picture_outside_the_root(world: Path, capsys) -> None:
