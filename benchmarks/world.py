@@ -69,9 +69,7 @@ def main() -> int:
 
 def quick_gates(folder: Path) -> list[Gate]:
     """Teacher and guessing only, on 80 pictures of val; guessing is fitted on 1,000 of train."""
-    write_toy(folder / "toy", 1000, 80, seed=5)
-    run_prepare(parse(PrepareSettings, prepare_words(folder / "toy", folder / "data")))
-    prepared = open_prepared(folder / "data" / "stage2")
+    prepared = drawn(folder, 1000, 80, seed=5)
     teacher = evaluate(TeacherAnswerer(load_teacher(TEACHER)), prepared, ("vqa",), name="teacher", batch_size=64)
     return teacher_gates(teacher, prepared)
 
@@ -101,11 +99,17 @@ def full_gates(options: argparse.Namespace) -> list[Gate]:
 
 def labelled(demo: DemoSettings) -> PreparedSet:
     """The demo's pictures and questions, every one of them answered by people."""
-    toy, data = demo.out / "labelled_toy", demo.out / "labelled"
-    if not (data / "stage2").is_dir():
-        write_toy(toy, FULL.train_images, FULL.val_images, demo.seed)
-        run_prepare(parse(PrepareSettings, prepare_words(toy, data)))
-    return open_prepared(data / "stage2")
+    folder = demo.out / "labelled"
+    if (made := folder / "data" / "stage2").is_dir():
+        return open_prepared(made)
+    return drawn(folder, FULL.train_images, FULL.val_images, demo.seed)
+
+
+def drawn(folder: Path, train_images: int, val_images: int, seed: int) -> PreparedSet:
+    """The world with all its annotations, as the demo reads it."""
+    write_toy(folder / "toy", train_images, val_images, seed)
+    run_prepare(parse(PrepareSettings, prepare_words(folder / "toy", folder / "data")))
+    return open_prepared(folder / "data" / "stage2")
 
 
 def trained_alone(demo: DemoSettings, steps: int) -> Path:

@@ -102,6 +102,16 @@ def _spoil(record: Record, others: Sequence[str], rng: np.random.Generator) -> R
     return replace(record, response=choices[int(rng.integers(len(choices)))]) if choices else record
 
 
+FEW = {"few25": 0.25, "few5": 0.05, "few1": 0.01}
+
+
+def few_and_taught(name: str, suffix: str, what: str, limit: float) -> Regime:
+    """One of `FEW`, and those of the teacher's answers to the rest that it gives `limit` or more."""
+    title = f"{FEW[name]:.0%} have labels, and what the teacher {what}"
+    labels = few(FEW[name])
+    return Regime(f"{name}-{suffix}", title, labels, complete=False, labels_of=name, min_confidence=limit)
+
+
 REGIMES = {
     regime.name: regime
     for regime in (
@@ -109,30 +119,13 @@ REGIMES = {
         Regime("one", "one annotator of ten, drawn for each question", one_annotator),
         *(
             regime
-            for name, share in (("few25", 0.25), ("few5", 0.05), ("few1", 0.01))
+            for name, share in FEW.items()
             for regime in (
                 Regime(name, f"{share:.0%} of the pictures have labels", few(share), complete=False),
-                Regime(
-                    f"{name}-sure",
-                    f"{share:.0%} have labels, and what the teacher is sure of",
-                    few(share),
-                    complete=False,
-                    labels_of=name,
-                    min_confidence=SURE,
-                ),
+                few_and_taught(name, "sure", "is sure of", SURE),
             )
         ),
-        *(
-            Regime(
-                f"few5-{limit:g}",
-                f"5% have labels, and what the teacher gives {limit:g} or more",
-                few(0.05),
-                complete=False,
-                labels_of="few5",
-                min_confidence=limit,
-            )
-            for limit in (0.5, 0.9)
-        ),
+        *(few_and_taught("few5", f"{limit:g}", f"gives {limit:g} or more", limit) for limit in (0.5, 0.9)),
         Regime("more", "all labels, and three times as many pictures without", as_agreed, labels_of="all", more=3),
         Regime(
             "sure",

@@ -10,16 +10,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.learning.arms import SHARED
 from embervlm.model import processing
 from embervlm.model.presets import PRESETS
-from embervlm.model.tokenizer import EOS, PAD, SPECIAL_TOKENS, student_tokenizer
+from embervlm.model.tokenizer import student_tokenizer, with_special_tokens
 from embervlm.teachers.registry import TEACHERS
-
-PRESET = SHARED
 
 
 def teacher_bpe() -> Tokenizer:
@@ -33,21 +31,11 @@ def teacher_bpe() -> Tokenizer:
 
 def shared_tokenizer() -> PreTrainedTokenizerFast:
     """These tokens and the student's special ones after them."""
-    backend = teacher_bpe()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=EOS,
-        pad_token=PAD,
-        extra_special_tokens=list(SPECIAL_TOKENS[2:]),
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=1_000_000,
-    )
+    return with_special_tokens(teacher_bpe())
 
 
 def offer() -> None:
     """From now on this process knows the preset `tiny-shared`: `tiny`, but for the tokenizer."""
     size = teacher_bpe().get_vocab_size()
-    PRESETS[PRESET] = replace(PRESETS["tiny"], vocabulary=size)
+    PRESETS[SHARED] = replace(PRESETS["tiny"], vocabulary=size)
     processing.student_tokenizer = lambda of: shared_tokenizer() if of == size else student_tokenizer(of)  # type: ignore[attr-defined]

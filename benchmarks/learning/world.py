@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.arms import STUDENT, TEACHER
-from benchmarks.learning.shared_tokens import PRESET, offer
+from benchmarks.learning.arms import SHARED, STUDENT, TEACHER
+from benchmarks.learning.shared_tokens import offer
 from embervlm.console import console
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet, open_prepared
@@ -143,7 +143,7 @@ class World:
 
     def align(self, preset: str) -> None:
         """Stage 1, once."""
-        if preset == PRESET:
+        if preset == SHARED:
             offer()
         steps = self.scale.stage1_steps
         words = f"--stages 1 --preset {preset} --output_dir {quoted(self.stage1(preset).parents[1])} "

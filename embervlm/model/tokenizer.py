@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from embervlm.bpe import VOCABULARY, student_bpe
@@ -13,7 +13,11 @@ SPECIAL_TOKENS = (EOS, PAD, IMAGE, USER, ASSISTANT)
 
 def student_tokenizer(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """The first `size` tokens of GPT-2, then the five special tokens. Padding is on the left, for generation."""
-    backend = student_bpe(size)
+    return with_special_tokens(student_bpe(size))
+
+
+def with_special_tokens(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """A student's tokenizer of other tokens than GPT-2's: these, which are changed in place, then the special ones."""
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -16,7 +16,7 @@ from embervlm.teachers import passes, read_out
 from embervlm.teachers.hf import HFTeacher
 from embervlm.teachers.outputs import TEMPERATURE_GRID, Answer, Sampling
 from embervlm.teachers.registry import load_teacher
-from tests.tiny_teacher import make_tiny_processor, make_tiny_teacher
+from tests.tiny_teacher import draw_noise, make_tiny_processor, make_tiny_teacher
 
 TURNS = (("What color is it?", "red green"), ("Is it a star?", "No, it is not."), ("Say nothing.", ""))
 RECORDS = [
@@ -34,9 +34,7 @@ RECORDS = [
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     make_tiny_teacher(folder)
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+    draw_noise(folder, 3)
     return folder
 
 

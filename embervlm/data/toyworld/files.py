@@ -45,17 +45,17 @@ def write_toy(
     """
     counts = {}
     for split, pictures in (("train", train_images), ("val", val_images)):
-        files = _Files(split, random.Random(f"{seed}-{split}"))
+        ids = range(_FIRST_ID[split], _FIRST_ID[split] + pictures)
+        share = annotated if split == "train" else 1.0
+        answered = random.Random(f"{seed}-annotated").sample(ids, pictures)[: max(1, round(share * pictures))]
+        files = _Files(split, random.Random(f"{seed}-{split}"), set(answered))
         folder = out / "images" / f"{split}2014"
         folder.mkdir(parents=True, exist_ok=True)
-        for index in range(pictures):
-            scene, name = files.add(_FIRST_ID[split] + index)
+        for image_id in ids:
+            scene, name = files.add(image_id)
             draw(scene).save(folder / name, quality=95)
             if advance:
                 advance()
-        if split == "train" and annotated < 1:
-            order = random.Random(f"{seed}-annotated").sample(range(pictures), pictures)
-            files.annotated = {_FIRST_ID[split] + index for index in order[: max(1, round(annotated * pictures))]}
         files.write(out)
         counts[split] = files.counts()
     return counts
@@ -64,7 +64,7 @@ def write_toy(
 class _Files:
     """The files of one split while they grow."""
 
-    def __init__(self, split: str, rng: random.Random) -> None:
+    def __init__(self, split: str, rng: random.Random, annotated: set[int]) -> None:
         self.split = split
         self.rng = rng
         self.interviewer = Interviewer()
@@ -74,7 +74,7 @@ class _Files:
         self.captions: list[dict[str, Any]] = []
         self.descriptions: dict[str, str] = {}
         self.unseen: list[int] = []
-        self.annotated: set[int] | None = None  # pictures whose questions people answered; None: all
+        self.annotated = annotated  # pictures whose questions people answered
 
     def add(self, image_id: int) -> tuple[Scene, str]:
         held_out = "never"
@@ -110,7 +110,7 @@ class _Files:
             "with a pair that train never shows": len(self.unseen),
             "VQA-v2 questions": len(self.vqa),
             "OK-VQA questions": len(self.okvqa),
-            "questions with annotations": sum(self._is_annotated(image) for image, _, _ in self.vqa + self.okvqa),
+            "questions with annotations": sum(image in self.annotated for image, _, _ in self.vqa + self.okvqa),
             "LLaVA conversations": len(self.llava),
             "captions": len(self.captions),
         }
@@ -152,10 +152,7 @@ class _Files:
             }
             for image, number, a in asked
         ]
-        return self._head() | {"annotations": [row for row in rows if self._is_annotated(row["image_id"])]}
-
-    def _is_annotated(self, image: int) -> bool:
-        return self.annotated is None or image in self.annotated
+        return self._head() | {"annotations": [row for row in rows if row["image_id"] in self.annotated]}
 
     def _vqa_answers(self, asked: Asked) -> dict[str, Any]:
         said = ten_answers(asked.answer, self.rng)

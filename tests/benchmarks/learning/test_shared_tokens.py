@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.learning.shared_tokens import PRESET, offer, shared_tokenizer, teacher_bpe
+from benchmarks.learning.arms import SHARED
+from benchmarks.learning.shared_tokens import offer, shared_tokenizer, teacher_bpe
 from embervlm import tokens
 from embervlm.distill.align import ANCHORED
 from embervlm.distill.project import student_targets
@@ -43,12 +44,12 @@ def test_every_position_is_anchored_and_gets_the_teachers_softmax():
 
 def test_the_student_is_tiny_but_for_its_tokens(monkeypatch):
     monkeypatch.setattr("embervlm.model.processing.student_tokenizer", build_processor.__globals__["student_tokenizer"])
-    monkeypatch.delitem(PRESETS, PRESET, raising=False)
+    monkeypatch.delitem(PRESETS, SHARED, raising=False)
     offer()
     try:
-        tiny, shared = build_processor("tiny").tokenizer, build_processor(PRESET).tokenizer
+        tiny, shared = build_processor("tiny").tokenizer, build_processor(SHARED).tokenizer
         assert shared.get_vocab() == shared_tokenizer().get_vocab() and len(tiny) == 2053
-        assert PRESETS[PRESET].config == PRESETS["tiny"].config
-        assert PRESETS[PRESET].special_ids()["eos_token_id"] == shared.eos_token_id
+        assert PRESETS[SHARED].config == PRESETS["tiny"].config
+        assert PRESETS[SHARED].special_ids()["eos_token_id"] == shared.eos_token_id
     finally:
-        PRESETS.pop(PRESET)
+        PRESETS.pop(SHARED)

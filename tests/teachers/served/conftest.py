@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from embervlm.data.prepared import PreparedSet
 from embervlm.teachers import server as served_server
 from embervlm.teachers.hf import HFTeacher
 from embervlm.teachers.registry import load_teacher
 from tests.teachers.test_cache import make_prepared
-from tests.tiny_teacher import make_tiny_teacher
+from tests.tiny_teacher import draw_noise, make_tiny_teacher
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_tiny_teacher(tmp_path_factory.mktemp("teacher"))
-    for number in range(2):
-        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+    draw_noise(folder, 2)
     return folder
 
 
