@@ -11,7 +11,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,19 +52,29 @@ def train_words(cell: Cell, world: World, out: Path) -> list[str]:
 
 
 def train_settings(cell: Cell, world: World, out: Path) -> TrainSettings:
-    """The same, read; targets that the package does not offer are lent to it."""
+    """The same, read; an arm may name targets that only `lent` knows."""
     settings = parse(TrainSettings, train_words(cell, world, out))
-    if name := arm_of(cell).targets:
+    return replace(settings, distillation_targets=arm_of(cell).targets or settings.distillation_targets)
+
+
+@contextmanager
+def lent(name: str) -> Iterator[None]:
+    """Inside, the package has targets that it does not offer; without a name nothing changes."""
+    if name:
         TARGETS[name] = getattr(target_variants, name)
-        settings = replace(settings, distillation_targets=name)
-    return settings
+    try:
+        yield
+    finally:
+        if name:
+            del TARGETS[name]
 
 
 def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
     """Trains and measures; what it wrote below `out` is deleted, what it found is returned."""
     shutil.rmtree(out, ignore_errors=True)
     began = time.monotonic()
-    code = run_train(train_settings(cell, world, out))
+    with lent(arm_of(cell).targets):
+        code = run_train(train_settings(cell, world, out))
     if code:
         sys.exit(code)
     trained = time.monotonic() - began
