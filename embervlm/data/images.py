@@ -124,9 +124,15 @@ def _turn_upright(picture: Image.Image) -> None:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any PIL mode -> RGB, transparency laid on white; an RGB picture is returned as it is."""
+    """Any PIL mode -> RGB, transparency laid on white; an RGB picture is returned as it is.
+
+    Floating point is read as 0 to 1, 255 or 65,535, the first that holds it; ValueError for what is outside.
+    """
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
+    if picture.mode == "F":
+        scale = 255 / _white(picture)
+        picture = picture.point(lambda value: value * scale + 0).convert("L")
     if picture.width * picture.height <= _BAND:
         return _converted(picture)
     whole, rows = Image.new("RGB", picture.size), max(1, _BAND // picture.width)
@@ -136,8 +142,17 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return whole
 
 
+def _white(picture: Image.Image) -> float:
+    """Which value of a floating point picture is white."""
+    low, high = picture.getextrema()
+    for white in (1.0, 255.0, 65_535.0):
+        if 0 <= low and high <= white:  # both False for NaN
+            return white
+    raise ValueError(f"its values lie between {low:g} and {high:g}, expected 0 to 1, 255 or 65,535")
+
+
 def _converted(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+    if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")
     if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info:
         whole = picture.convert("RGBA")

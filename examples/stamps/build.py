@@ -3,7 +3,8 @@
     python examples/stamps/build.py --stamps /usr/share/tuxpaint/stamps --out data/stamps_official
 
 Writes VQA-v2 questions and annotations, LLaVA conversations, LLaVA-Pretrain captions and the stamps' own descriptions
-for train and val (split by picture), the pictures under COCO names, and baselines.json. Equal arguments, equal files.
+for train and val (split by picture), the pictures under COCO names, and baselines.json; and in few/ what there would be
+if a share of train's pictures had been annotated. Equal arguments, equal files.
 """
 
 from __future__ import annotations
@@ -81,8 +82,11 @@ def split(pictures: list[Picture], val_share: float, seed: int) -> dict[str, lis
     }
 
 
-def write_split(out: Path, split_name: str, pictures: list[Picture], seed: int) -> list[Asked]:
-    """Writes one split's pictures and its five files; returns its questions."""
+def write_split(out: Path, split_name: str, pictures: list[Picture], seed: int, annotated: float) -> list[Asked]:
+    """Writes one split's pictures and its five files; returns its questions.
+
+    Of train also few/: the annotations and conversations of a share of the pictures, drawn by `seed`.
+    """
     rng = random.Random(f"{seed}-{split_name}")
     subset, first = f"{split_name}2014", FIRST_ID[split_name]
     folder = out / "images" / subset
@@ -135,6 +139,14 @@ def write_split(out: Path, split_name: str, pictures: list[Picture], seed: int) 
     )
     _dump(out / f"v2_mscoco_{subset}_annotations.json", head | {"annotations": annotations})
     _dump(out / f"llava_instruct_{split_name}.json", conversations)
+    if split_name == "train":
+        numbers = range(first, first + len(pictures))
+        few = set(random.Random(f"{seed}-few").sample(numbers, round(annotated * len(pictures))))
+        known = [note for note in annotations if note["image_id"] in few]
+        (out / "few").mkdir(exist_ok=True)
+        _dump(out / "few" / f"v2_mscoco_{subset}_annotations.json", head | {"annotations": known})
+        told_few = [row for row in conversations if int(row["id"]) in few]
+        _dump(out / "few" / f"llava_instruct_{split_name}.json", told_few)
     _dump(out / f"captions_{split_name}.json", captions)
     _dump(out / f"descriptions_{split_name}.json", descriptions)
     return asked
@@ -210,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("data/stamps_official"), help="where the data set goes")
     parser.add_argument("--size", type=int, default=224, help="side of the square pictures in pixels")
     parser.add_argument("--val_share", type=float, default=0.15, help="share of the pictures held out")
+    parser.add_argument("--annotated", type=float, default=0.1, help="share of train's pictures that few/ knows about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no_svg", action="store_true", help="leave out the SVG stamps (no need for resvg-py then)")
     args = parser.parse_args(argv)
@@ -222,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = split(load(args.stamps, args.size, not args.no_svg), args.val_share, args.seed)
         counts, asked = {}, {}
         for name, pictures in parts.items():
-            asked[name] = write_split(args.out, name, pictures, args.seed)
+            asked[name] = write_split(args.out, name, pictures, args.seed, args.annotated)
             types = Counter(a.answer_type for a in asked[name])
             counts[name] = {
                 "pictures": len(pictures),

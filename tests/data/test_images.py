@@ -189,6 +189,20 @@ def test_large_pictures_are_converted_in_bands_without_a_seam(monkeypatch: pytes
     assert np.array_equal(np.asarray(images.to_rgb(picture)), whole) and whole.std() > 10
 
 
+@pytest.mark.parametrize("white", [1, 255, 65_535])
+def test_floating_point_is_read_on_the_scale_that_holds_it(tmp_path: Path, white: int) -> None:
+    """It was divided by 256 whatever it was: depth maps and masks of 0 to 1 came out black."""
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32) * white).save(tmp_path / "x.tif")
+    assert np.asarray(load_image(tmp_path / "x.tif"))[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize("value", [-1.0, 1e6, float("inf")])
+def test_floating_point_on_no_known_scale_is_a_sentence(tmp_path: Path, value: float) -> None:
+    Image.fromarray(np.array([[0.0, value]], dtype=np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(UserError, match="x.tif is not a readable picture .its values lie between .* expected 0 to 1"):
+        load_image(tmp_path / "x.tif")
+
+
 def test_a_large_picture_with_transparency_takes_less_than_a_gibibyte(tmp_path: Path) -> None:
     """As copies of every step it took 2.4 GB, times the loader's processes."""
     Image.new("RGBA", (6000, 6000), (10, 20, 30, 128)).save(tmp_path / "x.png", compress_level=1)
