@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from embervlm.data.archives import Member, archives_of, find_member
@@ -144,9 +145,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _white(picture: Image.Image) -> float:
     """Which value of a floating point picture is white."""
-    low, high = picture.getextrema()
+    low, high = np.asarray(picture).min(), np.asarray(picture).max()
     for white in (1.0, 255.0, 65_535.0):
-        if 0 <= low and high <= white:  # both False for NaN
+        if low >= 0 and high <= white:  # neither is true of NaN
             return white
     raise ValueError(f"its values lie between {low:g} and {high:g}, expected 0 to 1, 255 or 65,535")
 

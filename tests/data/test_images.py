@@ -196,7 +196,7 @@ def test_floating_point_is_read_on_the_scale_that_holds_it(tmp_path: Path, white
     assert np.asarray(load_image(tmp_path / "x.tif"))[0, :, 0].tolist() == [0, 127, 255]
 
 
-@pytest.mark.parametrize("value", [-1.0, 1e6, float("inf")])
+@pytest.mark.parametrize("value", [-1.0, 1e6, float("inf"), float("nan")])
 def test_floating_point_on_no_known_scale_is_a_sentence(tmp_path: Path, value: float) -> None:
     Image.fromarray(np.array([[0.0, value]], dtype=np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(UserError, match="x.tif is not a readable picture .its values lie between .* expected 0 to 1"):
