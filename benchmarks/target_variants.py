@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -88,6 +89,46 @@ def completions(head: np.ndarray, token_map: TokenMap) -> Callable[[int], int]:
         return token if token in own or not longest else roots[spelled[:longest]]
 
     return owner
+
+
+def escd(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """ESCD (arXiv 2609.34738): BPM's probabilities, each of a set of `completions` instead of its root alone."""
+    assert token_map.branches is not None
+    said, told = anchored(responses, token_map), bpm(responses, token_map)
+    longer: dict[bytes, list[int]] = defaultdict(list)  # a teacher's word -> the student's tokens that go on from it
+    words = set(token_map.branches.words) - {b""}
+    for token, spelled in enumerate(token_map.branches.spell.alphabet):
+        for size in range(1, len(spelled or b"")):
+            if spelled is not None and spelled[:size] in words:
+                longer[spelled[:size]].append(token)
+    heads = dict(zip(said.rows.tolist(), said.head, strict=True))
+    starts = np.cumsum([0, *said.sizes]).tolist()
+    found = []
+    for start, target in zip(starts, told, strict=False):
+        members = []  # of each position: token -> the place of its event
+        for j, roots in enumerate(target.ids.tolist()):
+            place = {root: at for at, root in enumerate(roots) if root >= 0}
+            if place:
+                head = heads[start + j]
+                owner = completions(head, token_map)
+                spelled_head = (token_map.branches.words[w] for w in head.tolist() if 0 <= w < len(token_map.sizes))
+                for token in sorted({token for word in spelled_head for token in longer.get(word, ())}):
+                    if token not in place and owner(token) in place:
+                        place[token] = place[owner(token)]
+            members.append(place)
+        found.append(_as_sets(target, members))
+    return found
+
+
+def _as_sets(target: ResponseTargets, members: Sequence[dict[int, int]]) -> ResponseTargets:
+    shape = (len(members), max(map(len, members), default=0))
+    ids, events = np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+    logprobs = np.full(shape, -np.inf, dtype=np.float32)
+    for row, place in enumerate(members):
+        ids[row, : len(place)], events[row, : len(place)] = list(place), list(place.values())
+    width = min(shape[1], target.logprobs.shape[1])
+    logprobs[:, :width] = target.logprobs[:, :width]
+    return replace(target, ids=ids, logprobs=logprobs, events=events)
 
 
 def rest(said: Anchored, named: np.ndarray) -> np.ndarray:

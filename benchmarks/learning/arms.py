@@ -79,6 +79,7 @@ ARMS = {
         Arm("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),
         Arm("alm", "as soft, the label's probability alone (as ALM, 2503.20083)", SOFT, targets="alm"),
         Arm("bpm", "as soft, BPM's targets and its residual (2607.22334)", SOFT, targets="bpm"),
+        Arm("escd", "as soft, ESCD's completion sets (2609.34738)", SOFT, targets="escd"),
         Arm("xtoken", "as soft, X-Token's targets (2605.21699)", SOFT, targets="xtoken"),
         Arm(
             "uld",

@@ -60,12 +60,12 @@ class TeacherTargets:
         if missing:
             for index, said in zip(missing, self._ask([records[i] for i in missing]), strict=True):
                 found[index] = said
-                self._kept.put(records[index].id, said, sum(map(_size, said)))
+                self._kept.put(records[index].id, said, sum(512 + targets.nbytes for targets in said))
         cut = []
         for row, targets in zip(encoded, found, strict=True):
             assert targets is not None
             kept = [(reply.turn, reply.kept(len(row.input_ids))) for reply in row.responses]
-            cut.append([_first(targets[turn], count) if targets else _silence(count) for turn, count in kept])
+            cut.append([targets[turn].first(count) if targets else _silence(count) for turn, count in kept])
         return cut
 
     def _ask(self, records: Sequence[Record]) -> list[tuple[ResponseTargets, ...]]:
@@ -126,15 +126,3 @@ def _silence(count: int) -> ResponseTargets:
         np.empty((count, 0), dtype=np.float32),
         np.full((count, len(TEMPERATURE_GRID)), -np.inf, dtype=np.float32),
     )
-
-
-def _first(targets: ResponseTargets, count: int) -> ResponseTargets:
-    if count >= len(targets.kinds):
-        return targets
-    return ResponseTargets(
-        targets.kinds[:count], targets.ids[:count], targets.logprobs[:count], targets.log_tail[:count]
-    )
-
-
-def _size(targets: ResponseTargets) -> int:
-    return 512 + targets.kinds.nbytes + targets.ids.nbytes + targets.logprobs.nbytes + targets.log_tail.nbytes

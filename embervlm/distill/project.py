@@ -40,6 +40,21 @@ class ResponseTargets:
     ids: np.ndarray  # int32 [m, K], student tokens (events), by falling probability, -1 = empty
     logprobs: np.ndarray  # float32 [m, K], natural log at T = 1, not tempered, -inf where empty
     log_tail: np.ndarray  # float32 [m, G], log sum of p_w^(1/T) over what is no event, T in the grid; -inf: nothing
+    events: np.ndarray | None = None  # int32 [m, K], where events are sets: see `Targets`
+
+    def first(self, count: int) -> ResponseTargets:
+        """Of a response that was cut to so many tokens."""
+        if count >= len(self.kinds):
+            return self
+        events = None if self.events is None else self.events[:count]
+        return ResponseTargets(
+            self.kinds[:count], self.ids[:count], self.logprobs[:count], self.log_tail[:count], events
+        )
+
+    @property
+    def nbytes(self) -> int:
+        parts = (self.kinds, self.ids, self.logprobs, self.log_tail, self.events)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 def project(

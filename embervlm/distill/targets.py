@@ -88,14 +88,17 @@ def collate_targets(
     log_p = np.full(ids.shape, -np.inf)
     log_rest = np.full(count, -np.inf)
     has_target = np.zeros(count, dtype=bool)
+    sets = np.tile(np.arange(ids.shape[1]), (count, 1)) if any(t.events is not None for *_, t in responses) else None
     for row, first, targets in responses:
         span = slice(first, first + len(targets.kinds))
         if not labelled[row, span].all() or span.stop > labelled.shape[1]:
             raise ValueError(f"row {row}: positions {first} to {span.stop - 1} have targets, but not all have a label")
         at = place[row, span]
-        events = targets.ids[:, : max(width, 1)]
-        ids[at, : events.shape[1]] = events
-        log_p[at, : events.shape[1]] = targets.logprobs[:, : max(width, 1)] / temperature
+        listed = targets.ids[:, : max(width, 1)]
+        ids[at, : listed.shape[1]] = listed
+        log_p[at, : listed.shape[1]] = targets.logprobs[:, : max(width, 1)] / temperature
+        if sets is not None and targets.events is not None:
+            sets[at, : listed.shape[1]] = targets.events[:, : max(width, 1)]
         log_rest[at] = tail_at(targets.log_tail, temperature)
         has_target[at] = targets.kinds != NONE
     highest = np.where(has_target, np.maximum(log_p.max(1), log_rest), 0.0)
@@ -106,4 +109,5 @@ def collate_targets(
         torch.from_numpy((p / total[:, None]).astype(np.float32)),
         torch.from_numpy((rest / total).astype(np.float32)),
         torch.from_numpy(has_target),
+        None if sets is None else torch.from_numpy(sets),
     )

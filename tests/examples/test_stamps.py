@@ -109,6 +109,19 @@ def test_equal_arguments_give_equal_files(built: Path, tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(built)).read_bytes(), file
 
 
+def test_few_is_what_is_known_about_a_tenth_of_the_pictures(built: Path) -> None:
+    """Otherwise the example's student would be told what it is said not to know."""
+    notes = {row["question_id"]: row for row in read(built, "v2_mscoco_train2014_annotations.json")["annotations"]}
+    told = {row["id"]: row for row in read(built, "llava_instruct_train.json")}
+    few = read(built, "few/v2_mscoco_train2014_annotations.json")["annotations"]
+    few_told = read(built, "few/llava_instruct_train.json")
+    pictures = {int(row["id"]) for row in few_told}
+    assert len(pictures) == round(0.1 * len(told))
+    assert {row["image_id"] for row in few} <= pictures
+    assert few == [row for row in notes.values() if row["image_id"] in pictures]
+    assert few_told == [row for row in told.values() if int(row["id"]) in pictures]
+
+
 def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     loaded = build.load(draw_stamps(tmp_path), 64, with_svg=False)
     for seed in range(5):
