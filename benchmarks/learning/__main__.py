@@ -55,14 +55,15 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Stopped. What is finished is kept; repeat the command to go on.", file=sys.stderr)
         return 130
-    missing = sum(results.get(cell) is None for cell in grid.cells(results))
+    cells = {cell.key: cell for cell in grid.cells(results)}  # regimes with the same data share cells
+    missing = sum(results.get(cell) is None for cell in cells.values())
     for regime in figures.cells:
         console.print(console_table(figures, regime))
         if options.markdown:
             print(markdown(figures, regime))
     console.print(", ".join(f"{name} {value:.1f}" for name, value in references.items()), highlight=False)
     if options.html:
-        write_page(figures, grid, missing, options.html)
+        write_page(figures, grid, (len(cells) - missing, len(cells)), options.html)
         console.print(f"wrote {options.html}")
     if options.png:
         write_png(figures, options.png)

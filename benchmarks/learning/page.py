@@ -121,8 +121,8 @@ def markdown(figures: Figures, regime: str) -> str:
     return "\n".join(lines)
 
 
-def write_page(figures: Figures, grid: Grid, missing: int, path: Path) -> None:
-    """One HTML file without anything from outside."""
+def write_page(figures: Figures, grid: Grid, run: tuple[int, int], path: Path) -> None:
+    """One HTML file without anything from outside; `run` are the cells that there are, and those of the whole grid."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(("html", "jinja"))
     )
@@ -145,7 +145,7 @@ def write_page(figures: Figures, grid: Grid, missing: int, path: Path) -> None:
         rates=figures.rates,
         searched=grid.rates,
         titles={name: arm.title for name, arm in ARMS.items()},
-        missing=missing,
+        run=run,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
