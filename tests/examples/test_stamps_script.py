@@ -59,6 +59,8 @@ def test_its_commands_are_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert align.stages == (1,) and distilled.resume_from == alone.resume_from
     assert (distilled.distillation_alpha, distilled.sft_weight, distilled.distillation_temperature) == (0.9, 0.1, 1.0)
     assert alone.disable_distillation and alone.max_steps == distilled.max_steps
+    evaluated = [parse(EvaluateSettings, words[1:]).checkpoint for words in verbs if words[0] == "evaluate"]
+    assert {path.name for path in map(Path, evaluated)} == {f"checkpoint-{alone.max_steps}"}
     scripts = [Path(call[0]) for call in calls if call[0] != "-m"]
     assert len(scripts) == 3 and all(path.is_file() for path in scripts)
 
