@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,23 @@ def _data_table(data: Data) -> Table:
     return table
 
 
+LUCK = 0.03
+"""What the accuracy over a few hundred answers differs by without a reason."""
+
+
+def more_accurate(
+    history: Sequence[Mapping[str, float]], prefix: str, best: int | None
+) -> tuple[int, float, float] | None:
+    """(step, its VQA accuracy, that of `best`) of the most accurate evaluation, the later of equals, where it is better
+    by more than luck: long answers can rule the loss, and end a stage before the short ones are learnt."""
+    name = f"{prefix}vqa_accuracy"
+    at = {int(entry["step"]): entry[name] for entry in history if name in entry}
+    if best not in at:
+        return None
+    step = max(at, key=lambda step: (at[step], step))
+    return (step, at[step], at[best]) if at[step] - at[best] > LUCK else None
+
+
 def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path) -> None:
     """The end of a stage: best step, its numbers, where the checkpoint is, how long it took. Also into metrics.json."""
     state, prefix = trainer.state, trainer.plan.prefix
@@ -120,6 +137,13 @@ def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path
     waited = f"Waiting for data took {trainer.waits.overall:.1%} of the time."
     if trainer.waits.overall > MUCH_WAITING:
         waited += " More --dataloader_workers may help."
+    if at := more_accurate(state.log_history, prefix, best):
+        step, accuracy, ours = at
+        kept = f"checkpoint-{step} is kept" if (folder / f"checkpoint-{step}").is_dir() else "it was not kept"
+        waited += (
+            f"\nBest is by the loss on val. By VQA accuracy step {step:,} stands higher, {accuracy:.1%} against "
+            f"{ours:.1%} on a few hundred answers; {kept} (--save_steps)."
+        )
     console.print(
         Panel(
             f"{state.global_step:,} steps in {minutes}:{seconds:02d}. Best at step {best:,}: {told(at_best)}\n"
