@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +34,10 @@ def marginal(responses: Sequence[Response], token_map: TokenMap) -> list[Respons
 def bpm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
     """BPM (arXiv 2607.22334): a word's probability goes to the longest student token that its bytes begin with; what
     is outside the head, or begins with no student token, is the explicit residual. Anchored positions."""
-    said = anchored(responses, token_map)
+    return _at_roots(anchored(responses, token_map), token_map)
+
+
+def _at_roots(said: Anchored, token_map: TokenMap) -> list[ResponseTargets]:
     words, inverse = np.unique(said.head, return_inverse=True)
     roots = np.array([longest_prefix(token_map, int(word)) for word in words])[inverse].reshape(said.head.shape)
     ids, mass = merge(roots, np.exp(said.logp))
@@ -93,31 +96,39 @@ def completions(head: np.ndarray, token_map: TokenMap) -> Callable[[int], int]:
 
 def escd(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
     """ESCD (arXiv 2609.34738): BPM's probabilities, each of a set of `completions` instead of its root alone."""
-    assert token_map.branches is not None
-    said, told = anchored(responses, token_map), bpm(responses, token_map)
-    longer: dict[bytes, list[int]] = defaultdict(list)  # a teacher's word -> the student's tokens that go on from it
-    words = set(token_map.branches.words) - {b""}
-    for token, spelled in enumerate(token_map.branches.spell.alphabet):
-        for size in range(1, len(spelled or b"")):
-            if spelled is not None and spelled[:size] in words:
-                longer[spelled[:size]].append(token)
+    said, longer = anchored(responses, token_map), _longer(token_map)
     heads = dict(zip(said.rows.tolist(), said.head, strict=True))
-    starts = np.cumsum([0, *said.sizes]).tolist()
-    found = []
-    for start, target in zip(starts, told, strict=False):
-        members = []  # of each position: token -> the place of its event
-        for j, roots in enumerate(target.ids.tolist()):
-            place = {root: at for at, root in enumerate(roots) if root >= 0}
-            if place:
-                head = heads[start + j]
-                owner = completions(head, token_map)
-                spelled_head = (token_map.branches.words[w] for w in head.tolist() if 0 <= w < len(token_map.sizes))
-                for token in sorted({token for word in spelled_head for token in longer.get(word, ())}):
-                    if token not in place and owner(token) in place:
-                        place[token] = place[owner(token)]
-            members.append(place)
-        found.append(_as_sets(target, members))
+    found, start = [], 0
+    for target in _at_roots(said, token_map):
+        positions = enumerate(target.ids.tolist(), start)
+        found.append(_as_sets(target, [_members(ids, heads.get(at), longer, token_map) for at, ids in positions]))
+        start += len(target.kinds)
     return found
+
+
+def _longer(token_map: TokenMap) -> dict[bytes, list[int]]:
+    """A teacher's word -> the student's tokens that go on from it."""
+    assert token_map.branches is not None
+    words, found = set(token_map.branches.words) - {b""}, defaultdict(list)
+    for token, spelled in enumerate(token_map.branches.spell.alphabet):
+        begun = spelled or b""
+        for word in words.intersection(begun[:size] for size in range(1, len(begun))):
+            found[word].append(token)
+    return found
+
+
+def _members(
+    roots: Sequence[int], head: np.ndarray | None, longer: Mapping[bytes, Sequence[int]], token_map: TokenMap
+) -> dict[int, int]:
+    """Of one position: token -> the place of its event, the roots first."""
+    place = {root: at for at, root in enumerate(roots) if root >= 0}
+    if head is None or not place:
+        return place
+    assert token_map.branches is not None
+    words, owner = token_map.branches.words, completions(head, token_map)
+    going_on = {token for w in head.tolist() if 0 <= w < len(words) for token in longer.get(words[w], ())}
+    events = {token: place.get(owner(token)) for token in sorted(going_on - set(place))}
+    return place | {token: event for token, event in events.items() if event is not None}
 
 
 def _as_sets(target: ResponseTargets, members: Sequence[dict[int, int]]) -> ResponseTargets:

@@ -131,28 +131,30 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
-    if picture.mode == "F":
-        scale = 255 / _white(picture)
-        picture = picture.point(lambda value: value * scale + 0).convert("L")
+    white = _white(picture) if picture.mode == "F" else 255.0  # of the whole: a band may be dark
     if picture.width * picture.height <= _BAND:
-        return _converted(picture)
+        return _converted(picture, white)
     whole, rows = Image.new("RGB", picture.size), max(1, _BAND // picture.width)
     for top in range(0, picture.height, rows):  # a hundred million pixels are 400 MB in each mode that is on the way
         band = picture.crop((0, top, picture.width, min(picture.height, top + rows)))
-        whole.paste(_converted(band), (0, top))
+        whole.paste(_converted(band, white), (0, top))
     return whole
 
 
 def _white(picture: Image.Image) -> float:
     """Which value of a floating point picture is white."""
-    low, high = np.asarray(picture).min(), np.asarray(picture).max()
+    values = np.asarray(picture)
+    low, high = values.min(), values.max()
     for white in (1.0, 255.0, 65_535.0):
         if low >= 0 and high <= white:  # neither is true of NaN
             return white
     raise ValueError(f"its values lie between {low:g} and {high:g}, expected 0 to 1, 255 or 65,535")
 
 
-def _converted(picture: Image.Image) -> Image.Image:
+def _converted(picture: Image.Image, white: float) -> Image.Image:
+    if picture.mode == "F":
+        scale = 255 / white
+        picture = picture.point(lambda value: value * scale + 0).convert("L")
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")
     if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info:

@@ -137,17 +137,18 @@ def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path
     waited = f"Waiting for data took {trainer.waits.overall:.1%} of the time."
     if trainer.waits.overall > MUCH_WAITING:
         waited += " More --dataloader_workers may help."
+    better = ""
     if at := more_accurate(state.log_history, prefix, best):
         step, accuracy, ours = at
         kept = f"checkpoint-{step} is kept" if (folder / f"checkpoint-{step}").is_dir() else "it was not kept"
-        waited += (
-            f"\nBest is by the loss on val. By VQA accuracy step {step:,} stands higher, {accuracy:.1%} against "
-            f"{ours:.1%} on a few hundred answers; {kept} (--save_steps)."
+        better = (
+            f"Best is by the loss on val. By VQA accuracy step {step:,} stands higher, {accuracy:.1%} against "
+            f"{ours:.1%} on a few hundred answers; {kept} (--save_steps).\n"
         )
     console.print(
         Panel(
             f"{state.global_step:,} steps in {minutes}:{seconds:02d}. Best at step {best:,}: {told(at_best)}\n"
-            f"{waited}\n"
+            f"{better}{waited}\n"
             f"checkpoint  {folder / FINAL}\nmetrics     {metrics.path}",
             title=f"Stage {trainer.plan.stage} done",
             title_align="left",
