@@ -12,7 +12,7 @@ from embervlm.distill.branch import Branches
 from embervlm.distill.project import Response, ResponseTargets, merge, project_batch
 from embervlm.distill.token_map import TokenMap
 from embervlm.distill.variants import Anchored, anchored, targets
-from embervlm.teachers.outputs import BETAS, NOISE
+from embervlm.teachers.outputs import BETAS, NOISE, TeacherOutputs
 
 
 def chain(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
@@ -29,6 +29,16 @@ def marginal(responses: Sequence[Response], token_map: TokenMap) -> list[Respons
     first = token_map.token(rows, 0)
     ids, mass = merge(first, np.exp(said.logp))
     return targets(said, said.rows, ids, mass, rest(said, first >= 0))
+
+
+def top4(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:
+    """Ours, from a cache of 4 words a position: the mass of the others is known, their names are not."""
+    return project_batch([(ids, spans, _likeliest(outputs, 4)) for ids, spans, outputs in responses], token_map)
+
+
+def _likeliest(outputs: TeacherOutputs, count: int) -> TeacherOutputs:
+    """They are by falling probability."""
+    return replace(outputs, top_ids=outputs.top_ids[:, :count], top_logprobs=outputs.top_logprobs[:, :count])
 
 
 def bpm(responses: Sequence[Response], token_map: TokenMap) -> list[ResponseTargets]:

@@ -11,6 +11,7 @@ TEACHER = "toy-llava"
 STUDENT, SHARED = "tiny", "tiny-shared"
 """Presets: the embedded student, and the same with the teacher's tokenizer."""
 SOFT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
+FADING = "--alpha_schedule cosine --alpha_start 0.9 --alpha_end 0.1 --distillation_temperature 1"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ ARMS = {
         Arm("soft2", "0.1 CE + 0.9 T² KL, T = 2", "--distillation_alpha 0.9 --sft_weight 0.1"),
         Arm("half", "0.5 CE + 0.5 KL, T = 1", "--distillation_alpha 0.5 --distillation_temperature 1"),
         Arm("pure", "KL alone, T = 1", "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1"),
+        Arm("fading", "from 0.9 to 0.1 KL by a cosine, CE the rest, T = 1", FADING, searched_as="soft"),
+        Arm("reverse", "0.1 CE + 0.9 KL(student || teacher), T = 1", f"{SOFT} --distillation_loss reverse_kl"),
+        Arm("jsd", "0.1 CE + 0.9 Jensen-Shannon, T = 1", f"{SOFT} --distillation_loss jsd"),
         Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels"),
         Arm("answers", "sequence level: the teacher's answers as labels", "--disable_distillation", "answers", False),
         Arm(
@@ -75,6 +79,17 @@ ARMS = {
             searched_as="sft",
         ),
         Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers"),
+        Arm(
+            "blind",
+            "as SFT, no picture in train nor in val",
+            "--disable_distillation",
+            "blind",
+            False,
+            searched_as="sft",
+        ),
+        Arm("anchored", "as soft, marginals of a word's first token alone", SOFT, targets="marginal"),
+        Arm("chain", "as soft, and what was said within a word, as it was said", SOFT, targets="chain"),
+        Arm("top4", "as soft, 4 words of a position and the exact rest", SOFT, targets="top4"),
         Arm("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),
         Arm("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),
         Arm("alm", "as soft, the label's probability alone (as ALM, 2503.20083)", SOFT, targets="alm"),

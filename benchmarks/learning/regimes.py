@@ -8,6 +8,7 @@ A regime is written as prepared sets, one for each way in which an arm can read 
              no label
     sure-answers  those of them that it is sure of
     agreed   those of these that no label of the regime contradicts
+    blind    the labelled records without their pictures, val too
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.learning.world import World, answered_by_teacher, read_by_teacher, unlabelled
+from benchmarks.learning.world import World, answered_by_teacher, read_by_teacher, unlabelled, without_pictures
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.data.writing import write_prepared
@@ -28,7 +29,7 @@ from embervlm.evaluate.answers import normalise
 from embervlm.evaluate.vqa import question_type
 
 ASKED = ("answers", "sure-answers")  # look at no label
-READS = ("labels", "taught", *ASKED, "agreed")
+READS = ("labels", "taught", *ASKED, "agreed", "blind")
 SURE = 0.75
 NOISE_SEED = 17
 """Of the labels that are dropped or wrong: the same in all cells, seeds of training differ."""
@@ -52,7 +53,7 @@ class Regime:
 
     def asks_more(self, reads: str) -> bool:
         """And about the further ones."""
-        return reads != "labels" and self.more > 0
+        return reads not in ("labels", "blind") and self.more > 0
 
 
 def as_agreed(records: Sequence[Record]) -> list[Record]:
@@ -145,8 +146,8 @@ def data_name(regime: Regime, reads: str) -> str:
     """Which data set an arm reads there. Equal names are equal data: such cells are trained once."""
     if reads in ASKED:
         return f"{regime.name}-{reads}" if regime.more else reads
-    if reads == "labels":
-        return regime.labels_of or regime.name
+    if reads in ("labels", "blind"):
+        return (regime.labels_of or regime.name) + "-blind" * (reads == "blind")
     if reads == "agreed":
         return f"{regime.name}-agreed"
     return regime.name if regime.complete and not regime.more else f"{regime.name}-taught"
@@ -213,6 +214,8 @@ def _write(world: World, regime: Regime, reads: str, folder: Path) -> None:
         said = [*_answers(world), *said]
     records = fill(regime, regime.label(world.base.records("train")), said, reads)
     splits = {"train": records, "val": world.base.records("val")}
+    if reads == "blind":
+        splits = {split: without_pictures(some) for split, some in splits.items()}
     write_prepared(folder / "stage2", root, splits, {"regime": regime.title})
 
 

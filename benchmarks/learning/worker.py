@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import target_variants
+from benchmarks.learning.arms import Arm
 from benchmarks.learning.cells import Cell, Results, arm_of, regime_of
 from benchmarks.learning.regimes import cache_folder, data_folder, seconds_of
 from benchmarks.learning.stats import written
@@ -81,7 +82,7 @@ def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
     history = json.loads((out / "stage2" / "metrics.json").read_text(encoding="utf-8"))["history"]
     points = curve(history)
     best = best_step(points)
-    result = measure(world, out / "stage2" / f"checkpoint-{best}", out / "result.json")
+    result = measure(world, arm_of(cell), out / "stage2" / f"checkpoint-{best}", out / "result.json")
     answers = json.loads(predictions_path(out / "result.json", "vqa").read_text(encoding="utf-8"))
     records = world.report.records("val")
     said = {row["question_id"]: row["answer"] for row in answers}
@@ -106,11 +107,13 @@ def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
     return found
 
 
-def measure(world: World, checkpoint: Path, file: Path) -> EvalResult:
+def measure(world: World, arm: Arm, checkpoint: Path, file: Path) -> EvalResult:
     """`embervlm evaluate` on the half that is reported."""
-    words = f"--checkpoint {quoted(checkpoint)} --dataset_path {quoted(world.report.folder)} --benchmarks vqa "
-    words += f"--teacher_outputs {quoted(world.report_cache)} --batch_size 128 --baselines none "
-    words += f"--output_file {quoted(file)}"
+    blind = arm.reads == "blind"
+    report = world.blind_report if blind else world.report
+    words = f"--checkpoint {quoted(checkpoint)} --dataset_path {quoted(report.folder)} --benchmarks vqa "
+    words += "" if blind else f"--teacher_outputs {quoted(world.report_cache)} "
+    words += f"--batch_size 128 --baselines none --output_file {quoted(file)}"
     run_evaluate(parse(EvaluateSettings, shlex.split(words)))
     return load_result(file)
 

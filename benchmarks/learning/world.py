@@ -70,6 +70,18 @@ class World:
         return self.folder / outputs / "stage1" / "checkpoint-final"
 
     @property
+    def blind_report(self) -> PreparedSet:
+        """The same questions without their pictures."""
+        folder = self.folder / "report" / "blind"
+
+        def write() -> None:
+            splits = {split: without_pictures(self.report.records(split)) for split in ("train", "val")}
+            write_prepared(folder, self.report.image_root, splits, {})
+
+        self.once("the half that is reported, without pictures", write)
+        return open_prepared(folder)
+
+    @property
     def report_cache(self) -> Path:
         return self.folder / "report" / "teacher_outputs"
 
@@ -194,6 +206,10 @@ def answered_by_teacher(prepared: PreparedSet, folder: Path) -> PreparedSet:
 def unlabelled(record: Record) -> Record:
     """The question alone; what people answered goes too, so that nothing of it can leak."""
     return replace(record, response="", answers=None)
+
+
+def without_pictures(records: Sequence[Record]) -> list[Record]:
+    return [replace(record, image=None) for record in records]
 
 
 def definition(scale: Scale) -> dict[str, int]:

@@ -149,6 +149,11 @@ class TrainSettings:
     save_total_limit: int | None = option(None, "Checkpoints kept; the oldest go", group=_EVAL, minimum=1, shown="all")
     eval_steps: int = option(250, "Steps between evaluations", group=_EVAL, minimum=1)
     eval_samples: int = option(512, "Samples of val that an evaluation reads", group=_EVAL, minimum=1)
+    metric_for_best_model: str = option(
+        "vqa_accuracy", "Metric of val that chooses checkpoint-final; where nothing in val is measured by it, and in "
+        "Stage 1, eval_loss", group=_EVAL,
+        choices=("vqa_accuracy", "instruct_score", "eval_loss"),
+    )  # fmt: skip
     logging_steps: int = option(10, "Steps between log lines", group=_EVAL, minimum=1)
     do_sample: bool = option(False, "Sample answers in evaluations instead of taking the likeliest", group=_EVAL)
     top_p: float = option(1.0, "Nucleus to sample from", group=_EVAL, minimum=0, maximum=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +99,7 @@ def _data_table(data: Data) -> Table:
     return table
 
 
-LUCK = 0.03
-"""What the accuracy over a few hundred answers differs by without a reason."""
-
-
-def more_accurate(
-    history: Sequence[Mapping[str, float]], prefix: str, best: int | None
-) -> tuple[int, float, float] | None:
-    """(step, its VQA accuracy, that of `best`) of the most accurate evaluation, the later of equals, where it is better
-    by more than luck: long answers can rule the loss, and end a stage before the short ones are learnt."""
-    name = f"{prefix}vqa_accuracy"
-    at = {int(entry["step"]): entry[name] for entry in history if name in entry}
-    if best not in at:
-        return None
-    step = max(at, key=lambda step: (at[step], step))
-    return (step, at[step], at[best]) if at[step] - at[best] > LUCK else None
+BEST_BY = {"vqa_accuracy": "VQA accuracy", "instruct_score": "instruction score", "eval_loss": "the loss on val"}
 
 
 def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path) -> None:
@@ -126,6 +112,7 @@ def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path
             at_best.update({name.removeprefix(prefix): value for name, value in numbers(entry).items()})
     metrics.summary = {
         "best_step": best,
+        "best_by": trainer.best_by,
         "steps": state.global_step,
         "seconds": trainer.seconds,
         "data_wait_share": trainer.waits.overall,
@@ -137,18 +124,10 @@ def summarise(console: Console, trainer: Any, metrics: MetricsFile, folder: Path
     waited = f"Waiting for data took {trainer.waits.overall:.1%} of the time."
     if trainer.waits.overall > MUCH_WAITING:
         waited += " More --dataloader_workers may help."
-    better = ""
-    if at := more_accurate(state.log_history, prefix, best):
-        step, accuracy, ours = at
-        kept = f"checkpoint-{step} is kept" if (folder / f"checkpoint-{step}").is_dir() else "it was not kept"
-        better = (
-            f"Best is by the loss on val. By VQA accuracy step {step:,} stands higher, {accuracy:.1%} against "
-            f"{ours:.1%} on a few hundred answers; {kept} (--save_steps).\n"
-        )
     console.print(
         Panel(
-            f"{state.global_step:,} steps in {minutes}:{seconds:02d}. Best at step {best:,}: {told(at_best)}\n"
-            f"{better}{waited}\n"
+            f"{state.global_step:,} steps in {minutes}:{seconds:02d}. "
+            f"Best at step {best:,} by {BEST_BY[trainer.best_by]}: {told(at_best)}\n{waited}\n"
             f"checkpoint  {folder / FINAL}\nmetrics     {metrics.path}",
             title=f"Stage {trainer.plan.stage} done",
             title_align="left",

@@ -247,6 +247,7 @@ def build_trainer(
         },
         processor=model.processor,
         sampler=order,
+        best_by=settings.metric_for_best_model,
         teachers=lesson.names if lesson and lesson.others and lesson.trained != "uld" else (),
     )
     collator = Collator(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,18 @@ from embervlm.train import checkpoint as files
 from embervlm.train.meter import Meter, WaitClock
 from embervlm.train.schedules import capped_warmup
 
+LOSS = "eval_loss"
+
+
+def is_best(history: Sequence[Mapping[str, float]], name: str) -> bool:
+    """Whether no evaluation of a history is better than its last: lowest for the loss, highest for another metric.
+
+    Read from the history, not from one remembered number: a resumed run may choose by another metric than before.
+    """
+    sign = -1 if name.endswith(LOSS) else 1
+    *earlier, last = [sign * entry[name] for entry in history if name in entry]
+    return not math.isnan(last) and all(last >= value for value in earlier if not math.isnan(value))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -35,6 +48,7 @@ class Plan:
     describe: dict[str, Any]  # goes into training_args.json
     processor: Any
     sampler: ImageMajorSampler
+    best_by: str = LOSS  # the metric of `evaluate` that chooses checkpoint-final; where it is missing, the loss does
     teachers: Sequence[str] = ()  # whose divergences are logged one by one
 
     @property
@@ -66,6 +80,7 @@ class EmberTrainer(Trainer):
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
         self._batches = 0  # of this process since the last report
+        self.best_by = plan.best_by  # what really chose
         self.seconds = 0.0  # of the whole `train()`, known at its end
 
     # ---- loss
@@ -168,7 +183,7 @@ class EmberTrainer(Trainer):
     # ---- evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Measures on the first process; keeps the best weights so far as checkpoint-final."""
+        """Measures on the first process; keeps the best weights so far, of equals the later, as checkpoint-final."""
         began = time.monotonic()
         measured: list[dict[str, float]] = [{}]
         if self.is_world_process_zero():
@@ -179,20 +194,13 @@ class EmberTrainer(Trainer):
             torch.distributed.broadcast_object_list(measured, src=0, device=self.args.device)
         (metrics,) = measured
         self.log(dict(metrics))
-        if self._is_better(metrics):
+        self.best_by = self.plan.best_by if self.plan.best_by in metrics else LOSS
+        if is_best(self.state.log_history, self.plan.prefix + self.best_by):
+            self.state.best_metric, self.state.best_global_step = metrics[self.best_by], self.state.global_step
             self.save_checkpoint(files.FINAL)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._aside += time.monotonic() - began
         return metrics
-
-    def _is_better(self, metrics: dict[str, float]) -> bool:
-        """By the loss on val: accuracy over a few hundred answers is +-3 points of luck. Of two equal the later."""
-        score = -metrics["eval_loss"]
-        best = self.state.best_metric
-        if best is not None and not score >= best:
-            return False
-        self.state.best_metric, self.state.best_global_step = score, self.state.global_step
-        return True
 
     # ---- checkpoints
 

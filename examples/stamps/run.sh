@@ -52,8 +52,7 @@ ember train "${second[@]}" --config configs/recommended.yaml --data_dir "$DATA/a
   --teacher_model "$RUN/teacher" --use_cached_teacher_outputs "$RUN/stage2/teacher_outputs"
 ember train "${second[@]}" --data_dir "$DATA" --output_dir "$RUN/undistilled" --disable_distillation
 
-# 4. Numbers and the report, of the last step: checkpoint-final is the best one by the loss on val, most of it that of the
-#    long answers, and would end a student without a teacher before its short ones are learnt.
+# 4. Numbers and the report, of the last step, chosen by nothing: checkpoint-final is the one that answers this val best.
 asked=(--benchmarks vqa instruct --dataset_path "$DATA/answered/stage2" --teacher_outputs "$RUN/stage2/teacher_outputs")
 ember evaluate --checkpoint "$RUN/stage2/checkpoint-800" "${asked[@]}" --teacher_model "$RUN/teacher" \
   --output_file "$RUN/results/student.json"

@@ -7,8 +7,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from benchmarks.target_variants import bpm, escd
-from embervlm.distill.align import NONE
+from benchmarks.target_variants import bpm, escd, top4
+from embervlm.distill.align import ANCHORED, NONE
+from embervlm.distill.project import project_batch
 from embervlm.distill.targets import collate_targets
 from tests.distill.tiny_text import Vocabulary, make_map, make_outputs
 
@@ -65,3 +66,23 @@ def test_sets_are_laid_beside_their_labels_with_their_events() -> None:
     )
     assert np.allclose(laid.probs.sum(1)[at] + laid.rest[at], 1)
     assert sets.first(2).events.shape[0] == 2
+
+
+def test_top4_knows_the_mass_of_what_it_does_not_name() -> None:
+    """Four words of a position and the exact rest: the likeliest keep their probabilities, the total stays one."""
+    rng = np.random.default_rng(1)
+    token_map, fewer = make_map(TEACHER, STUDENT), 0
+    for _ in range(20):
+        text = bytes(rng.choice(list(b"abc"), size=6).tolist())
+        student, teacher = STUDENT.spans(text, end=True), TEACHER.spans(text, end=True)
+        outputs = make_outputs(teacher, rng.normal(0, 2, (len(teacher.ids), TEACHER.end + 1)), 8)
+        response = (student.ids, student, outputs)
+        (ours,), (cut,) = project_batch([response], token_map), top4([response], token_map)
+        assert (ours.kinds == cut.kinds).all()
+        some = cut.kinds == ANCHORED  # within a word the four go on, and are all there is
+        named = [np.exp(told.logprobs[some].astype(np.float64)).sum(1) for told in (ours, cut)]
+        rest = [np.exp(told.log_tail[some, 0].astype(np.float64)) for told in (ours, cut)]
+        assert np.allclose(named[0] + rest[0], 1, atol=1e-4) and np.allclose(named[1] + rest[1], 1, atol=1e-4)
+        assert (named[1] <= named[0] + 1e-6).all()
+        fewer += int((named[1] < named[0] - 1e-3).sum())
+    assert fewer > 20

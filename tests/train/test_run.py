@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -155,21 +156,52 @@ def test_accumulated_batches_are_one_big_batch(data, tmp_path, monkeypatch):
     assert one == pytest.approx(two, rel=close)
 
 
-def test_checkpoint_final_is_the_best_not_the_last(data, tmp_path, monkeypatch):
-    losses = {1: 0.8, 2: 0.3, 3: 0.5}
+def evaluations_say(monkeypatch, **values: Sequence[float]) -> None:
+    """Of step 1, 2, ... instead of what is measured."""
+    by_step = list(zip(*values.values(), strict=True))
     monkeypatch.setattr(
-        build,
-        "build_evaluation",
-        lambda *args: lambda model, step: {"eval_loss": losses[step], "vqa_accuracy": step / 10},
+        build, "build_evaluation", lambda *args: lambda model, step: dict(zip(values, by_step[step - 1], strict=True))
     )
-    run.run_train(settings(data, tmp_path, max_steps=3, eval_steps=1, save_steps=1))
+
+
+@pytest.mark.parametrize(
+    ("metric", "measured"),
+    [
+        ("vqa_accuracy", {"eval_loss": (0.3, 0.5, 0.8), "vqa_accuracy": (0.4, 0.6, 0.5)}),
+        (
+            "instruct_score",
+            {"eval_loss": (0.3, 0.5, 0.8), "vqa_accuracy": (0.4, 0.6, 0.7), "instruct_score": (1, 2, 1)},
+        ),
+        ("eval_loss", {"eval_loss": (0.8, 0.3, 0.5), "vqa_accuracy": (0.4, 0.5, 0.6)}),
+        ("vqa_accuracy", {"eval_loss": (0.8, 0.3, 0.5)}),  # nothing but long answers in val
+        ("vqa_accuracy", {"eval_loss": (0.3, 0.5, 0.8), "vqa_accuracy": (0.6, 0.6, 0.5)}),  # of equals the later
+    ],
+)
+def test_checkpoint_final_is_the_best_not_the_last(data, tmp_path, monkeypatch, metric, measured):
+    evaluations_say(monkeypatch, **measured)
+    asked = settings(data, tmp_path, max_steps=3, eval_steps=1, save_steps=1, metric_for_best_model=metric)
+    run.run_train(asked)
     final, second, last = (
         torch.load(tmp_path / f"stage2/checkpoint-{name}/pytorch_model.bin", weights_only=True)
         for name in ("final", 2, 3)
     )
     assert all(torch.equal(final[name], second[name]) for name in final)
     assert not all(torch.equal(final[name], last[name]) for name in final)
+    told = json.loads((tmp_path / "stage2/metrics.json").read_text())
+    assert told["best_step"] == 2
+    assert told["summary"]["best_by"] == (metric if metric in measured else "eval_loss")
+
+
+def test_a_resumed_run_may_choose_by_another_metric(data, tmp_path, monkeypatch):
+    """The number to beat is that of the new metric over the whole history, not the one the old metric left."""
+    evaluations_say(monkeypatch, eval_loss=(0.3, 0.4, 0.5, 0.2), vqa_accuracy=(0.4, 0.7, 0.6, 0.1))
+    often = {"max_steps": 4, "eval_steps": 1, "save_steps": 1}
+    assert run.run_train(settings(data, tmp_path, **often)) == 0
     assert json.loads((tmp_path / "stage2/metrics.json").read_text())["best_step"] == 2
+    stopped = tmp_path / "stage2/checkpoint-2"
+    by_loss = settings(data, tmp_path, **often, resume_from=stopped, metric_for_best_model="eval_loss")
+    assert run.run_train(by_loss) == 0
+    assert json.loads((tmp_path / "stage2/metrics.json").read_text())["best_step"] == 4
 
 
 def test_a_write_that_fails_in_the_middle_leaves_whole_checkpoints_only(data, tmp_path, monkeypatch):

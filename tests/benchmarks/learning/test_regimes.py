@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.learning.arms import ARMS
-from benchmarks.learning.regimes import READS, REGIMES, data_name, few, fill, one_annotator, wrong
+from benchmarks.learning.regimes import READS, REGIMES, data_name, few, fill, make_data, one_annotator, wrong
 from benchmarks.learning.world import Scale, World, halves
 from embervlm.data.images import resolve_image
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import open_prepared
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import write_toy
+from embervlm.data.writing import write_prepared
 from embervlm.demo import prepare_words
 from embervlm.evaluate.answers import normalise
 from embervlm.options import parse
@@ -126,6 +127,17 @@ def test_sure_answers_look_at_no_label_and_agreed_ones_at_all(train):
         agreed = fill(REGIMES[name], records, said, "agreed")
         assert agreed == [record for record in sure if labels.get(record.id, record.response) == record.response]
         assert 0 < len(agreed) < len(sure)
+
+
+def test_the_blind_arm_reads_the_same_labels_and_no_picture(tmp_path, train):
+    world = World(tmp_path, Scale())
+    write_prepared(tmp_path / "base" / "stage2", tmp_path, {"train": train, "val": train[:5]}, {})
+    write_prepared(tmp_path / "report" / "stage2", tmp_path, {"train": train, "val": train[5:9]}, {})
+    blind = make_data(world, REGIMES["wrong40"], "blind")
+    wrong = REGIMES["wrong40"].label(train)
+    assert [(r.id, r.response) for r in blind.records("train")] == [(r.id, r.response) for r in wrong]
+    seen = [*blind.records("train"), *blind.records("val"), *world.blind_report.records("val")]
+    assert len(seen) == len(train) + 9 and all(record.image is None for record in seen)
 
 
 def test_regimes_are_the_same_whenever_they_are_made(train):
