@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from embervlm.console import console
-from embervlm.console import errors as error_console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.errors import UserError
 from embervlm.evaluate.comparison import Compared, Comparison, compare_runs
@@ -31,8 +30,7 @@ def run_compare(settings: CompareSettings) -> None:
         if path == numbers == page or path.resolve() in [run.path.resolve() for run in runs]:
             raise UserError(f"{path} is no place for the page; name another file: --output compare.html")
     prepared = _data(settings.dataset_path, runs)
-    with error_console.status("Scoring the answers again, question by question"):
-        comparison = compare_runs(runs, prepared, settings.draws, settings.seed)
+    comparison = compare_runs(runs, prepared, settings.draws, settings.seed, progress=True)
     print_comparison(comparison)
     write_json(numbers, comparison.to_json())
     for path in (numbers, write_comparison(comparison, page, settings.examples)):

@@ -13,6 +13,7 @@ import numpy as np
 
 from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
+from embervlm.evaluate.asking import progress_bar
 from embervlm.evaluate.pages.cards import UNTYPED, kind_of
 from embervlm.evaluate.pages.templates import RIGHT
 from embervlm.evaluate.paired import DRAWS, Difference, paired_bootstrap
@@ -109,7 +110,9 @@ class Comparison:
         }
 
 
-def compare_runs(runs: Sequence[Run], prepared: PreparedSet | None, draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare_runs(
+    runs: Sequence[Run], prepared: PreparedSet | None, draws: int = DRAWS, seed: int = 0, progress: bool = False
+) -> Comparison:
     """Compare evaluations of one split of one data set with the first of them.
 
     Args:
@@ -141,13 +144,15 @@ def compare_runs(runs: Sequence[Run], prepared: PreparedSet | None, draws: int =
             benchmarks.append(_side_by_side(name, members, runs))
             continue
         records = prepared.records(runs[0].result.split)
-        answers = [
-            {one.record.id: one for one in read_answered(runs[at].path, runs[at].result, name, records)}
-            for at in members
-        ]
-        for at, found in zip(members, answers, strict=True):
-            scored[at][name] = {key: one.score for key, one in found.items()}
-        benchmarks.append(_compare(name, members, answers, draws, seed))
+        answers = []
+        with progress_bar(f"{title_of(name)}: scoring the answers again" if progress else None, len(members)) as tell:
+            for at in members:
+                found = read_answered(runs[at].path, runs[at].result, name, records)
+                answers.append({one.record.id: one for one in found})
+                tell(1)
+        for at, known in zip(members, answers, strict=True):
+            scored[at][name] = {key: one.score for key, one in known.items()}
+        benchmarks.append(_compare(name, members, answers, draws, seed, progress))
         if benchmarks[-1].left_out:
             notes.append(
                 f"{title_of(name)}: not all were asked the same questions. Compared are the "
@@ -167,7 +172,12 @@ def compare_runs(runs: Sequence[Run], prepared: PreparedSet | None, draws: int =
 
 
 def _compare(
-    name: str, members: tuple[int, ...], answers: Sequence[Mapping[str, Answered]], draws: int, seed: int
+    name: str,
+    members: tuple[int, ...],
+    answers: Sequence[Mapping[str, Answered]],
+    draws: int,
+    seed: int,
+    progress: bool,
 ) -> Compared:
     common = [key for key in answers[0] if all(key in other for other in answers)]
     if not common:
@@ -182,10 +192,11 @@ def _compare(
 
     def row(title: str, places: Sequence[int]) -> Row:
         found = paired_bootstrap(scores[:, places], draws, seed, [pictures[at] for at in places])
+        tell(len(places))
         return Row(title, found.n, found.means, found.intervals, found.differences)
 
     def rows(groups: Mapping[str, Sequence[int]]) -> tuple[Row, ...]:
-        return tuple(row(title, places) for title, places in groups.items()) if len(groups) > 1 else ()
+        return tuple(row(title, places) for title, places in groups.items())
 
     by_answer = _grouped((question[0].record.answer_type or UNTYPED for question in questions), answer_type_order)
     by_question = _grouped((kind_of(question[0].record) for question in questions), str)
@@ -195,10 +206,12 @@ def _compare(
         | {kind: _exchange(right[0, places], right[other, places]) for kind, places in by_answer.items()}
         for other in range(1, len(members))
     )
-    return Compared(
-        name, members, row("all", range(len(common))), rows(by_answer), rows(by_question), exchanges,
-        asked - len(common), questions,
-    )  # fmt: skip
+    groups = [found if len(found) > 1 else {} for found in (by_answer, by_question)]
+    total = len(common) * (1 + sum(map(bool, groups)))
+    with progress_bar(f"{title_of(name)}: intervals" if progress else None, total) as tell:
+        overall, answer_types, question_types = row("all", range(len(common))), rows(groups[0]), rows(groups[1])
+    left_out = asked - len(common)
+    return Compared(name, members, overall, answer_types, question_types, exchanges, left_out, questions)
 
 
 def _grouped(kinds: Iterable[str], order: Callable[[str], Any]) -> dict[str, list[int]]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from rich.progress import track
 
 from embervlm.console import console
 from embervlm.data.prepared import PreparedSet
@@ -28,10 +29,10 @@ def check_teacher(teacher: Teacher, prepared: PreparedSet, split: str, batch_siz
         return
     drawn = random.Random(0).sample(records, min(SAMPLES, len(records)))
     said: list[TeacherOutputs] = []
-    with console.status(f"asking {teacher.name} about {len(drawn)} records first"):
-        for start in range(0, len(drawn), batch_size):
-            for turns in teacher.score(drawn[start : start + batch_size], prepared.image_root, 1):
-                said += turns
+    title = f"asking {teacher.name} about {len(drawn)} records first"
+    for start in track(range(0, len(drawn), batch_size), title, console=console, transient=True):
+        for turns in teacher.score(drawn[start : start + batch_size], prepared.image_root, 1):
+            said += turns
     teachers = float(np.concatenate([-turn.realised_logprobs for turn in said]).mean(dtype=np.float64))
     counted = unigram_surprise([turn.token_ids for turn in said])
     if teachers > counted:
