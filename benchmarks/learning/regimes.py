@@ -45,6 +45,7 @@ class Regime:
     complete: bool = True  # every record of the known pictures has a label
     labels_of: str = ""  # the regime with the same labelled records, where there is one
     more: int = 0  # times as many pictures again, with questions that nobody answered
+    borrows: bool = False  # nobody asked about these either: they borrow questions of the known ones
     min_confidence: float = 0.0  # of the teacher's answers to what has no label; the others are left out
 
     def asks(self, reads: str) -> bool:
@@ -136,6 +137,15 @@ REGIMES = {
             more=3,
             min_confidence=SURE,
         ),
+        Regime(
+            "pictures",
+            "all labels, and 3 times more pictures without questions",
+            as_agreed,
+            labels_of="all",
+            more=3,
+            borrows=True,
+            min_confidence=SURE,
+        ),
         Regime("wrong20", "20% of the labels are wrong", wrong(0.2)),
         Regime("wrong40", "40% of the labels are wrong", wrong(0.4)),
     )
@@ -187,7 +197,7 @@ def seconds_of(world: World, regime: Regime, reads: str, cached: bool) -> float:
     name = data_name(regime, reads)
     notes = [f"teacher reads {name}"] * cached
     notes += ["teacher answers"] * regime.asks(reads)
-    notes += [f"teacher answers {regime.more} times more"] * regime.asks_more(reads)
+    notes += [_further_said(regime)] * regime.asks_more(reads)
     return sum(float(_note(world, note).read_text(encoding="utf-8")) for note in notes)
 
 
@@ -197,11 +207,15 @@ def _answers(world: World) -> list[Record]:
     return open_prepared(folder / "stage2").records("train")
 
 
+def _further_said(regime: Regime) -> str:
+    return f"teacher answers {regime.more} times more{', borrowed' * regime.borrows}"
+
+
 def _more_answers(world: World, regime: Regime) -> PreparedSet:
     """The further pictures alone, as the teacher answers their questions: all of them, whatever is taken of it."""
-    said = data_folder(world, f"{regime.more}-times-said")
-    further = world.further(regime.more)
-    _timed(world, f"teacher answers {regime.more} times more", lambda: answered_by_teacher(further, said))
+    said = data_folder(world, f"{regime.more}-times-{'borrowed' if regime.borrows else 'said'}")
+    further = world.borrowing(regime.more) if regime.borrows else world.further(regime.more)
+    _timed(world, _further_said(regime), lambda: answered_by_teacher(further, said))
     return open_prepared(said / "stage2")
 
 

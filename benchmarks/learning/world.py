@@ -16,7 +16,9 @@ from typing import Any
 
 from benchmarks.learning.arms import SHARED, STUDENT, TEACHER
 from benchmarks.learning.shared_tokens import offer
+from embervlm.answering.borrow import borrow
 from embervlm.console import console
+from embervlm.data.check_images import JOURNAL
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
@@ -41,6 +43,7 @@ class Scale:
     unfreeze_vision: int = 0
 
 
+QUESTIONS = AnswerSettings.questions_per_picture
 ALL_TOKENS = 4096
 """More than the vocabulary of either teacher."""
 FULL = Scale()
@@ -133,6 +136,19 @@ class World:
             return 0
 
         self.once(f"{times} times more pictures", draw)
+        return open_prepared(folder / "stage2")
+
+    def borrowing(self, times: int) -> PreparedSet:
+        """The same further pictures; each borrows questions of `base`, as in `embervlm answer --pictures`."""
+        folder, base, root = self.folder / f"borrowing{times}", self.base, self.further(times).image_root
+
+        def draw() -> None:
+            known = PreparedSet(base.folder, root, base.info)
+            # The pictures of val lie beside this folder, those of both halves.
+            records = borrow(known, root / "train2014", QUESTIONS, 0, folder / JOURNAL, processes=1)
+            write_prepared(folder / "stage2", root, {"train": records, "val": base.records("val")}, {})
+
+        self.once(f"questions for {times} times more pictures", draw)
         return open_prepared(folder / "stage2")
 
     def _prepare_words(self, toy: Path, out: Path) -> list[str]:

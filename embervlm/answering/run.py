@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from embervlm.answering.ask import Asking, ask_all, plan
+from embervlm.answering.borrow import borrow
 from embervlm.answering.choose import Choice, Example, Tally, check_ids, choose
 from embervlm.answering.said import SaidFile
 from embervlm.console import console
+from embervlm.data.check_images import JOURNAL
 from embervlm.data.images import resolve_image
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
@@ -52,6 +54,8 @@ def run_answer(settings: AnswerSettings) -> None:
     limits = settings.min_agreement, settings.min_confidence
     choice = Choice(settings.teacher_model, settings.samples, *limits, settings.references, settings.ask)
     read = {split: prepared.records(split, unlabelled=True) for split in settings.splits}
+    if settings.pictures is not None:
+        read["train"] = [*read["train"], *_borrowed(settings, prepared)]
     # A split without gaps is carried over like one that is not named.
     read = {split: records for split, records in read.items() if any(map(choice.asks, records))}
     if not read:
@@ -123,6 +127,19 @@ def answer_set(
     return made
 
 
+def _borrowed(settings: AnswerSettings, prepared: PreparedSet) -> list[Record]:
+    assert settings.pictures is not None
+    journal = settings.output_dir / JOURNAL
+    made = borrow(prepared, settings.pictures, settings.questions_per_picture, settings.seed, journal)
+    if not settings.min_confidence:
+        console.print(
+            "[yellow]note[/] a borrowed question may not fit its picture; --min_confidence 0.75 leaves out what the "
+            "teacher is not sure of",
+            soft_wrap=True,
+        )
+    return made
+
+
 def check_pictures(records: Sequence[Record], image_root: Path) -> None:
     """UserError, with their number, where pictures are missing: before hours of asking."""
     missing = []
@@ -141,6 +158,8 @@ def _check(settings: AnswerSettings, prepared: PreparedSet, folder: Path) -> Non
             f"--output_dir {settings.output_dir} would replace {prepared.folder} by its answers; choose another one"
         )
     check_target(folder)
+    if settings.pictures is not None and "train" not in settings.splits:
+        raise UserError(f"--pictures {settings.pictures} become records of train; leave --splits val out")
     if settings.samples > 1 and not settings.do_sample:
         raise UserError(f"--samples {settings.samples} greedy answers would all be the same; add --do_sample")
 

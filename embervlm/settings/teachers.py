@@ -56,12 +56,17 @@ class AnswerSettings(TeacherLoading):
         "all", "Which records are asked; unlabelled: those that nobody has answered, the others are kept as they are",
         choices=("all", "unlabelled"),
     )  # fmt: skip
+    pictures: Path | None = option(
+        None, "Folder below the image root with pictures that nobody asked about: each borrows questions of train, for "
+        "the teacher to answer; not all fit, so use --min_confidence, too", shown="none",
+    )  # fmt: skip
+    questions_per_picture: int = option(5, "Questions that a picture of --pictures borrows", minimum=1)
     max_new_tokens: int = option(256, "Longest answer, in tokens; one that is cut off is left out", minimum=1)
     do_sample: bool = option(False, "Sample instead of taking the likeliest token")
     samples: int = option(1, "Answers to each record; equal ones are kept once", minimum=1)
     temperature: float = option(1.0, "Of the sampling", minimum=0.01)
     top_p: float = option(1.0, "Nucleus to sample from", minimum=0, maximum=1)
-    seed: int = option(0, "Seed of the sampling", minimum=0)
+    seed: int = option(0, "Seed of the sampling, and of what is borrowed", minimum=0)
     min_agreement: float = option(
         0.3, "Least agreement with the reference: VQA accuracy (0.3: one of ten people said so), or the instruction "
         "score; 0 keeps all", minimum=0, maximum=1,

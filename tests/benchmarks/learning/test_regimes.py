@@ -46,6 +46,13 @@ def test_further_pictures_are_new_and_their_folder_shows_the_known_ones_too(tmp_
     assert not any(record.labelled for record in asked)
     assert len(new) == 12 and not new & known
     assert {r.id for r in asked}.isdisjoint(r.id for r in base.records("train"))
+    borrowing = world.borrowing(2)
+    lent = {record.id: record.instruction for record in base.records("train")}
+    of = {record.image.rpartition("/")[2] for record in borrowing.records("train", unlabelled=True)}
+    assert of == {name.rpartition("/")[2] for name in new}
+    for record in borrowing.records("train", unlabelled=True):
+        assert not record.labelled and record.instruction == lent[record.metadata["borrowed_from"]]
+        assert resolve_image(borrowing.image_root, record.image).is_file()
     for split in ("train", "val"):
         for name in {record.image for record in base.records(split)}:
             here, there = (resolve_image(some.image_root, name).read_bytes() for some in (base, further))
