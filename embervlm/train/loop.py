@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,26 +14,15 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints, seed_worker
+from transformers.trainer_utils import seed_worker
 
 from embervlm.batch.sampler import ImageMajorSampler, RankBatches
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
 from embervlm.train import checkpoint as files
+from embervlm.train.keep import LOSS, Rotation, is_best, settle_best
 from embervlm.train.meter import Meter, WaitClock
 from embervlm.train.schedules import capped_warmup
-
-LOSS = "eval_loss"
-
-
-def is_best(history: Sequence[Mapping[str, float]], name: str) -> bool:
-    """Whether no evaluation of a history is better than its last: lowest for the loss, highest for another metric.
-
-    Read from the history, not from one remembered number: a resumed run may choose by another metric than before.
-    """
-    sign = -1 if name.endswith(LOSS) else 1
-    *earlier, last = [sign * entry[name] for entry in history if name in entry]
-    return not math.isnan(last) and all(last >= value for value in earlier if not math.isnan(value))
 
 
 @dataclass(frozen=True)
@@ -56,14 +44,16 @@ class Plan:
         return f"stage{self.stage}/"
 
 
-class _TellEpoch(TrainerCallback):
-    """accelerate tells the sampler too, but not on several processes after a resume: it looks two wrappers deep."""
+class _Begin(TrainerCallback):
+    def __init__(self, trainer: EmberTrainer) -> None:
+        self.trainer = trainer
 
-    def __init__(self, sampler: ImageMajorSampler) -> None:
-        self.sampler = sampler
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.settle()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch))
+        # accelerate tells the sampler too, but not on several processes after a resume: it looks two wrappers deep.
+        self.trainer.plan.sampler.set_epoch(int(state.epoch))
 
 
 class EmberTrainer(Trainer):
@@ -74,14 +64,25 @@ class EmberTrainer(Trainer):
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         super().__init__(processing_class=plan.processor, **kwargs)
         self.plan = plan
-        self.add_callback(_TellEpoch(plan.sampler))
+        self.add_callback(_Begin(self))
         self.meter = Meter(self.args.device, plan.teachers)
         self.waits = WaitClock()
         self._aside = 0.0  # seconds spent on evaluation and saving since the last report
         self._reported = time.monotonic()
         self._batches = 0  # of this process since the last report
         self.best_by = plan.best_by  # what really chose
+        self._resumed: Path | None = None
+        self._rotation = Rotation(self._folder, self.args.save_total_limit, None)
         self.seconds = 0.0  # of the whole `train()`, known at its end
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        self._resumed = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
+        self._rotation = Rotation(self._folder, self.args.save_total_limit, self._resumed)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
 
     # ---- loss
 
@@ -98,7 +99,8 @@ class EmberTrainer(Trainer):
                 "from it with a lower --learning_rate or a lower --gradient_clip, or without --fp16."
             )
         self._batches += 1
-        self.meter.add(outputs.parts, (inputs["input_ids"] != self.plan.processor.tokenizer.pad_token_id).sum())
+        tokens = (inputs["input_ids"] != self.plan.processor.tokenizer.pad_token_id).sum()
+        self.meter.add(outputs.parts, tokens, options)
         return (loss, outputs) if return_outputs else loss
 
     # ---- data
@@ -142,6 +144,27 @@ class EmberTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """Moments and position come from the checkpoint, learning rates and weight decay from the settings of today."""
+        if checkpoint is None:
+            return
+        optimizer: Any = self.optimizer
+        today = [(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise UserError(
+                f"The optimizer of {checkpoint} was made for other trained parts ({error}): continue it with the "
+                "--unfreeze_vision that it was trained with."
+            ) from None
+        scheduler: Any = self.lr_scheduler
+        scheduler.base_lrs = [rate for rate, _ in today]
+        scheduler._last_lr = [
+            rate * shape(scheduler.last_epoch) for (rate, _), shape in zip(today, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, (rate, decay), now in zip(optimizer.param_groups, today, scheduler._last_lr, strict=True):
+            group.update(initial_lr=rate, lr=now, weight_decay=decay)
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         self.args.warmup_steps = capped_warmup(int(self.args.warmup_steps), num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
@@ -159,9 +182,8 @@ class EmberTrainer(Trainer):
             samples = self._batches * self.args.train_batch_size * self.args.world_size
             self._batches = 0
             if self._options().alpha == 0:
-                sums = {name: sums[name] for name in ("sft_loss", "token_accuracy")}
+                sums = {name: sums[name] for name in ("total_loss", "sft_loss", "token_accuracy")}
             logs = {
-                "total_loss": logs["loss"],
                 **sums,
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm", 0.0),
@@ -183,7 +205,7 @@ class EmberTrainer(Trainer):
     # ---- evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Measures on the first process; keeps the best weights so far, of equals the later, as checkpoint-final."""
+        """Measures on the first process; keeps the best weights so far as checkpoint-final."""
         began = time.monotonic()
         measured: list[dict[str, float]] = [{}]
         if self.is_world_process_zero():
@@ -195,12 +217,26 @@ class EmberTrainer(Trainer):
         (metrics,) = measured
         self.log(dict(metrics))
         self.best_by = self.plan.best_by if self.plan.best_by in metrics else LOSS
-        if is_best(self.state.log_history, self.plan.prefix + self.best_by):
+        if is_best(self.state.log_history, self.plan.prefix, self.best_by, self.state.best_global_step):
             self.state.best_metric, self.state.best_global_step = metrics[self.best_by], self.state.global_step
             self.save_checkpoint(files.FINAL)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._aside += time.monotonic() - began
         return metrics
+
+    def settle(self) -> None:
+        """checkpoint-final of a run that goes on is the best step so far by the metric of today."""
+        if self._resumed is None:
+            return
+        history, prefix = self.state.log_history, self.plan.prefix
+        measured = any(prefix + self.plan.best_by in entry for entry in history)
+        self.best_by = self.plan.best_by if measured else LOSS
+        best: list[int | None] = [None]
+        if self.is_world_process_zero():
+            best = [settle_best(self._folder, self._resumed, history, prefix, self.best_by)]
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(best, src=0, device=self.args.device)
+        (self.state.best_global_step,) = best
 
     # ---- checkpoints
 
@@ -208,12 +244,12 @@ class EmberTrainer(Trainer):
         began = time.monotonic()
         self.save_checkpoint(f"checkpoint-{self.state.global_step}")
         if self.args.should_save:
-            rotate_checkpoints(str(self.args.output_dir), self.args.save_total_limit)
+            self._rotation.written(self.state.global_step)
         self._aside += time.monotonic() - began
 
     def save_checkpoint(self, name: str) -> Path:
         """Write a whole checkpoint or none. Every process takes part: each has its own random state."""
-        target = Path(str(self.args.output_dir)) / name
+        target = self._folder / name
         partial = files.partial_of(target)
         if not all(torch.isfinite(p).all() for p in self.model.parameters()):
             raise UserError(

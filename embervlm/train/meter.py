@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from embervlm.distill.loss import LossParts
+from embervlm.distill.loss import LossOptions, LossParts
 
 Batch = TypeVar("Batch")
 
@@ -22,10 +22,12 @@ class Meter:
     def __init__(self, device: torch.device, teachers: Sequence[str] = ()) -> None:
         """teachers: the names of those that are followed one by one."""
         self._teachers = teachers
-        self._sums = torch.zeros(len(_SUMS) + 1 + 2 * len(teachers), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(len(_SUMS) + 2 + 2 * len(teachers), dtype=torch.float64, device=device)
 
-    def add(self, parts: LossParts, tokens: Tensor) -> None:
-        counted = [*(getattr(parts, name) for name in _SUMS), tokens]
+    def add(self, parts: LossParts, tokens: Tensor, options: LossOptions) -> None:
+        """options: the weights of this step."""
+        trained = options.sft_weight * parts.ce_sum + options.alpha * options.temperature**2 * parts.distill_sum
+        counted = [*(getattr(parts, name) for name in _SUMS), tokens, trained]
         if self._teachers:
             counted += [*parts.kd_sums, *parts.n_targets_each]
         self._sums += torch.stack([value.detach().to(self._sums) for value in counted])
@@ -34,11 +36,11 @@ class Meter:
         """The means since the last call, and `tokens` (input tokens read by all ranks). Starts anew.
 
         sft_loss: mean cross-entropy per labelled position, nats. distill_loss: T^2 times the divergence at T summed
-        over the positions with a target, per *labelled* position, so that total = sft_weight * sft_loss + alpha *
-        distill_loss holds; divided by target_share it is the mean where there is a target. kl_NAME: each teacher's own
-        KL(teacher || student) at T, nats per position where it has a target.
+        over the positions with a target, per *labelled* position, so that total_loss = sft_weight * sft_loss + alpha *
+        distill_loss holds, where alpha moves on the average; divided by target_share it is the mean where there is a
+        target. kl_NAME: each teacher's own KL(teacher || student) at T, nats per position where it has a target.
         """
-        ce, kd, correct, labels, targets, tokens, *each = over_ranks(self._sums).tolist()
+        ce, kd, correct, labels, targets, tokens, trained, *each = over_ranks(self._sums).tolist()
         count = len(self._teachers)
         own = {
             f"kl_{name}": total / max(positions, 1.0)
@@ -47,6 +49,7 @@ class Meter:
         self._sums.zero_()
         per_label = 1 / max(labels, 1.0)
         return {
+            "total_loss": trained * per_label,
             "sft_loss": ce * per_label,
             "distill_loss": temperature**2 * kd * per_label,
             "token_accuracy": correct * per_label,

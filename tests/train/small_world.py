@@ -13,6 +13,7 @@ from embervlm.data.record import Record, write_records
 from embervlm.settings import TrainSettings
 from embervlm.teachers.cache import build_cache
 from embervlm.teachers.registry import load_teacher
+from embervlm.train import build
 from tests.tiny_teacher import make_tiny_teacher
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (20, 160, 40), "yellow": (230, 220, 30)}
@@ -111,3 +112,14 @@ def settings(data: Path, out: Path, **changes) -> TrainSettings:
         "learning_rate": 1e-3,
     }
     return TrainSettings(**{**small, **changes})
+
+
+NAN = float("nan")
+
+
+def evaluations_say(monkeypatch, **values: Sequence[float]) -> None:
+    """Of step 1, 2, ... instead of what is measured."""
+    by_step = list(zip(*values.values(), strict=True))
+    monkeypatch.setattr(
+        build, "build_evaluation", lambda *args: lambda model, step: dict(zip(values, by_step[step - 1], strict=True))
+    )
