@@ -56,13 +56,17 @@ class TeacherTargets:
         Where the teacher says nothing about a record, no position of it has a target.
         """
         found = [self._kept.get(record.id) for record in records]
-        missing = [index for index, targets in enumerate(found) if targets is None]
+        # A sample that is asked for nothing says nothing about its record, which it may show without its picture.
+        missing = [index for index, targets in enumerate(found) if targets is None and encoded[index].responses]
         if missing:
             for index, said in zip(missing, self._ask([records[i] for i in missing]), strict=True):
                 found[index] = said
                 self._kept.put(records[index].id, said, sum(512 + targets.nbytes for targets in said))
-        cut = []
+        cut: list[list[ResponseTargets]] = []
         for row, targets in zip(encoded, found, strict=True):
+            if not row.responses:
+                cut.append([])
+                continue
             assert targets is not None
             kept = [(reply.turn, reply.kept(len(row.input_ids))) for reply in row.responses]
             cut.append([targets[turn].first(count) if targets else _silence(count) for turn, count in kept])

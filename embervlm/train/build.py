@@ -34,6 +34,8 @@ from embervlm.train.validation import build_evaluation, evaluated
 def build_arguments(settings: TrainSettings) -> tuple[TrainingArguments, list[str]]:
     """transformers' arguments, and notes for the person. Under torchrun the processes meet here."""
     (stage,) = settings.stages
+    if settings.max_steps == 0:
+        raise UserError("--max_steps 0 would train nothing; leave it out (or -1) to train for --epochs.")
     has_gpu = torch.cuda.is_available()
     numbers = precision_here(settings.fp16, settings.bf16)
     notes = [numbers.note] if numbers.note else []
@@ -191,7 +193,8 @@ def loss_schedule(settings: TrainSettings, distilled: bool) -> Any:
             jsd_beta=settings.jsd_beta,
         )
 
-    at(0, 1)  # impossible weights are told before training, not in its first step
+    for step in (0, 1):  # impossible weights are told before training, not in its first step or its last
+        at(step, 2)
     return at
 
 

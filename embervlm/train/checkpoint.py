@@ -35,6 +35,13 @@ def replaced_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.replaced")
 
 
+def not_written(target: Path, error: Exception, comfort: str) -> UserError:
+    """What is said about a checkpoint that did not get onto the disk. torch says nothing of a full one."""
+    free = shutil.disk_usage(target.parent).free / 2**20
+    reason = str(error) if isinstance(error, OSError) else "the write ended early"
+    return UserError(f"{target} could not be written ({reason}; {free:,.0f} MB are free there); {comfort}.")
+
+
 def publish(target: Path) -> None:
     """Rename the grown folder to its name; an older folder of that name goes away only afterwards."""
     replaced = replaced_of(target)

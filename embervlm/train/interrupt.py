@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import seed_worker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STDERR = 2
@@ -19,6 +20,14 @@ ONE_PRESS = 2.0
 """Seconds in which signals count as one: torchrun passes on the Ctrl-C that its processes had from the terminal too."""
 
 NOTICE = "\nStopping after this step, and saving a checkpoint. Once more to stop at once, without.\n"
+
+
+def begin_worker(worker: int, num_workers: int, rank: int) -> None:
+    """In a loader's process: the signals that end a run are for the training process, which still needs its batches
+    for the step it is in. A terminal and a service manager send them to all."""
+    seed_worker(worker, num_workers, rank)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StopOnSignal(TrainerCallback):

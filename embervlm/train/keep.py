@@ -84,7 +84,7 @@ def _copy(path: Path, target: Path) -> None:
         files.save_model(model, model.processor, partial, safetensors=True)
         files.publish(target)
     except OSError as error:
-        raise UserError(f"{target} could not be written ({error}); {path} is whole.") from error
+        raise files.not_written(target, error, f"{path} is whole") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -14,12 +14,12 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import seed_worker
 
 from embervlm.batch.sampler import ImageMajorSampler, RankBatches
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
 from embervlm.train import checkpoint as files
+from embervlm.train.interrupt import begin_worker
 from embervlm.train.keep import LOSS, Rotation, is_best, settle_best
 from embervlm.train.meter import Meter, WaitClock
 from embervlm.train.schedules import capped_warmup
@@ -119,7 +119,7 @@ class EmberTrainer(Trainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
-            worker_init_fn=partial(seed_worker, num_workers=workers, rank=self.args.process_index),
+            worker_init_fn=partial(begin_worker, num_workers=workers, rank=self.args.process_index),
         )
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
@@ -272,8 +272,10 @@ class EmberTrainer(Trainer):
             if self.args.should_save:
                 files.publish(target)
             self.accelerator.wait_for_everyone()
-        except OSError as error:
-            raise UserError(f"{target} could not be written ({error}); earlier checkpoints are whole.") from error
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
+                raise
+            raise files.not_written(target, error, "earlier checkpoints are whole") from error
         finally:
             if self.args.should_save:
                 shutil.rmtree(partial, ignore_errors=True)

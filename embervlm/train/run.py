@@ -13,7 +13,7 @@ from rich.console import Console
 from embervlm.console import console as everyone
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
-from embervlm.train import checkpoint as files
+from embervlm.train.alone import alone_in
 from embervlm.train.announce import announce, summarise
 from embervlm.train.build import (
     all_steps,
@@ -40,7 +40,8 @@ def run_train(settings: TrainSettings) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader's processes fork
     for number, stage in enumerate(sorted(set(settings.stages))):
         mine = settings.for_stage(stage)
-        code = train_stage(mine if number == 0 else replace(mine, resume_from=None))
+        with alone_in(settings.output_dir / f"stage{stage}"):
+            code = train_stage(mine if number == 0 else replace(mine, resume_from=None))
         if code:
             return code
     return 0
@@ -80,8 +81,6 @@ def train_stage(settings: TrainSettings) -> int:
     trainer = build_trainer(settings, arguments, data, train_set, order, model, lesson, callbacks, row_length, features)
 
     announce(console, settings, start, data, train_set, model, lesson, steps, notes)
-    if arguments.should_save:
-        files.clean_up(folder)
     try:
         with one_sentence(), interrupt:
             trainer.train(resume_from_checkpoint=str(start.weights.path) if start.resume and start.weights else None)

@@ -115,7 +115,7 @@ def test_a_limit_keeps_the_newest_of_this_run_and_leaves_those_of_another(data, 
 
 
 def test_settings_of_today_rule_after_a_resume(data, tmp_path) -> None:
-    """A lower learning rate is what is advised where a loss became NaN: the old one must not come back with the state."""
+    """A lower learning rate is what is advised where a loss became NaN: the old one must not come back."""
 
     def rates(out: Path, **changes) -> dict[int, float]:
         run.run_train(settings(data, out, max_steps=6, logging_steps=1, warmup_steps=0, **changes))
