@@ -168,10 +168,21 @@ def test_a_checkpoint_that_is_none(world: Path, capsys) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(world: Path, processes: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "processes", "workers"),
+    [(signal.SIGINT, 1, 0), (signal.SIGINT, 2, 0), (signal.SIGTERM, 1, 2)],  # a service manager ends all of a group
+)
+def test_a_signal_to_the_group_leaves_a_checkpoint_to_go_on_from(world: Path, number, processes, workers) -> None:
     words = ["--stages", "2", "--preset", "tiny", "--data_dir", f"{world}/data", "--output_dir", f"{world}/new"]
-    words += ["--disable_distillation", "--batch_size", "4", "--dataloader_workers", "0", "--logging_steps", "1"]
+    words += [
+        "--disable_distillation",
+        "--batch_size",
+        "4",
+        "--dataloader_workers",
+        str(workers),
+        "--logging_steps",
+        "1",
+    ]
     script = str(ROOT / "scripts/train_all.py")
     start = [sys.executable, script]
     if processes > 1:
@@ -193,14 +204,14 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(world: Path, processes: int) -
             while "step 3/" not in log.read_text() and time.monotonic() < deadline and run.poll() is None:
                 time.sleep(0.2)
             assert run.poll() is None, log.read_text()
-            os.killpg(run.pid, signal.SIGINT)  # as a terminal does: everybody in the foreground
+            os.killpg(run.pid, number)  # as a terminal does: everybody in the foreground
             code = run.wait(timeout=120)
         finally:
             if run.poll() is None:
                 os.killpg(run.pid, signal.SIGKILL)
     said = log.read_text()
     assert code != 0 and (processes > 1 or code == 130), said
-    assert "Stopped after step" in said, said
+    assert "Stopped after step" in said and said.count("Stopping after this step") == 1, said
     (kept,) = [path for path in (world / "new/stage2").glob("checkpoint-*") if path.name != "checkpoint-final"]
     steps = int(kept.name.split("-")[1])
     again = ["train", *words, "--resume_from", str(kept), "--max_steps", str(steps + 1)]

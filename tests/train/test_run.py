@@ -185,7 +185,14 @@ def test_checkpoint_final_is_the_best_not_the_last(data, tmp_path, monkeypatch, 
     assert told["summary"]["best_by"] == (metric if metric in measured else "eval_loss")
 
 
-def test_a_write_that_fails_in_the_middle_leaves_whole_checkpoints_only(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device; [0-9,]+ MB are free"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "the write ended early; "),
+    ],
+)
+def test_a_write_that_fails_in_the_middle_leaves_whole_checkpoints_only(data, tmp_path, monkeypatch, error, said):
     real, calls = torch.save, []
 
     def fails_at_last(content, path, **options):
@@ -193,14 +200,20 @@ def test_a_write_that_fails_in_the_middle_leaves_whole_checkpoints_only(data, tm
         if "checkpoint-2" in str(path) and "optimizer" in str(path):
             with open(path, "wb") as file:
                 file.write(b"half")
-            raise OSError(28, "No space left on device")
+            raise error
         return real(content, path, **options)
 
     monkeypatch.setattr(torch, "save", fails_at_last)
-    with pytest.raises(UserError, match="checkpoint-2 could not be written.*No space left"):
+    with pytest.raises(UserError, match=f"checkpoint-2 could not be written.*{said}"):
         run.run_train(settings(data, tmp_path, save_steps=1))
     assert {path.name for path in (tmp_path / "stage2").glob("*checkpoint*")} == {"checkpoint-1"}
     assert checkpoint.open_checkpoint(tmp_path / "stage2/checkpoint-1").resumable
+
+
+def test_no_steps_are_refused(data, tmp_path):
+    """Not taken for "after the epochs", as -1 is."""
+    with pytest.raises(UserError, match="--max_steps 0 would train nothing"):
+        run.run_train(settings(data, tmp_path, max_steps=0))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(data, tmp_path, monkeypatch):

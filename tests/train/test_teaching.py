@@ -3,8 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from embervlm import EmberVLM
+from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.sampler import NOTHING
+from embervlm.batch.teaching import live_teaching
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
 from embervlm.settings import TrainSettings
@@ -49,8 +54,9 @@ def test_cache_and_live_teacher_teach_the_same(world, tmp_path, capsys):
 
 def test_the_guides_seven_metrics_and_the_sum_that_they_promise(world, tmp_path):
     data, _, cache = world
-    run_train(settings(data, tmp_path, disable_distillation=False, use_cached_teacher_outputs=(cache,), max_steps=2))
-    last = metrics(tmp_path)[2]
+    several = {"max_steps": 4, "logging_steps": 4}  # in one report, with other counts of labels
+    run_train(settings(data, tmp_path, disable_distillation=False, use_cached_teacher_outputs=(cache,), **several))
+    last = metrics(tmp_path)[4]
     names = ("sft_loss", "distill_loss", "total_loss", "vqa_accuracy", "instruct_score", "teacher_kl_div")
     assert all(f"stage2/{name}" in last for name in (*names, "learning_rate"))
     expected = 0.7 * last["stage2/sft_loss"] + 0.3 * last["stage2/distill_loss"]
@@ -140,6 +146,25 @@ def test_a_cache_of_other_data_is_refused(world, tmp_path):
         run_train(settings(other, tmp_path / "out", **changes))
 
 
+def test_an_empty_share_of_the_last_step_says_nothing_about_a_record(world):
+    """On several processes it shows the first record without its picture: a live teacher would be asked that way, and
+    its answer kept for the record itself."""
+    data, teacher, _ = world
+    prepared, model = open_prepared(data / "stage2"), EmberVLM.from_preset("tiny")
+    dataset = RecordDataset(prepared.records("train"), prepared.image_root, model.processor, 256)
+
+    def told(*before: int) -> list:
+        teaching = live_teaching(load_teacher(str(teacher)), prepared.image_root, model.processor.tokenizer, 48)
+        for index in (*before, 0):
+            sample = dataset[index]
+            said = teaching.targets([sample.record], [sample.encoded])
+        return said[0]
+
+    assert dataset[NOTHING].record.id == dataset[0].record.id and dataset[0].record.image is not None
+    (alone,), (after,) = told(), told(NOTHING)
+    assert np.array_equal(alone.ids, after.ids) and np.array_equal(alone.logprobs, after.logprobs)
+
+
 def test_alpha_moves_and_the_labels_take_the_rest():
     moving = TrainSettings(alpha_schedule="linear", alpha_start=0.5, alpha_end=0.2, distillation_temperature=1.5)
     at = loss_schedule(moving, distilled=True)
@@ -155,3 +180,7 @@ def test_alpha_moves_and_the_labels_take_the_rest():
 def test_impossible_weights_are_told_before_training():
     with pytest.raises(UserError, match="distillation_alpha 1.5"):
         loss_schedule(TrainSettings(distillation_alpha=1.5), distilled=True)
+    with pytest.raises(UserError, match="sft_weight -0.5"):  # of the last step
+        loss_schedule(TrainSettings(alpha_schedule="linear", alpha_start=0.5, alpha_end=1.5), distilled=True)
+    with pytest.raises(UserError, match="not both 0"):
+        loss_schedule(TrainSettings(alpha_schedule="cosine", alpha_end=0.0, sft_weight=0.0), distilled=True)
