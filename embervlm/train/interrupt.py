@@ -26,8 +26,9 @@ def begin_worker(worker: int, num_workers: int, rank: int) -> None:
     """In a loader's process: the signals that end a run are for the training process, which still needs its batches
     for the step it is in. A terminal and a service manager send them to all."""
     seed_worker(worker, num_workers, rank)
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The next SIGTERM is that of the training process, which waits at its end for workers that it has so ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
 
 
 class StopOnSignal(TrainerCallback):

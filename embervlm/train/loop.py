@@ -71,6 +71,7 @@ class EmberTrainer(Trainer):
         self._reported = time.monotonic()
         self._batches = 0  # of this process since the last report
         self.best_by = plan.best_by  # what really chose
+        self._loader: DataLoader[Any] | None = None
         self._resumed: Path | None = None
         self._rotation = Rotation(self._folder, self.args.save_total_limit, None)
         self.seconds = 0.0  # of the whole `train()`, known at its end
@@ -78,7 +79,11 @@ class EmberTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         self._resumed = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
         self._rotation = Rotation(self._folder, self.args.save_total_limit, self._resumed)
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        try:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            if (batches := getattr(self._loader, "_iterator", None)) is not None:  # persistent workers outlive an epoch
+                batches._shutdown_workers()
 
     @property
     def _folder(self) -> Path:
@@ -112,7 +117,7 @@ class EmberTrainer(Trainer):
         )
         workers = self.args.dataloader_num_workers
         data: Any = self.train_dataset
-        loader: DataLoader[Any] = DataLoader(
+        self._loader = DataLoader(
             data,
             batch_sampler=batches,
             collate_fn=self.data_collator,
@@ -121,7 +126,7 @@ class EmberTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             worker_init_fn=partial(begin_worker, num_workers=workers, rank=self.args.process_index),
         )
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        return prepare_data_loader(self._loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         return super().get_batch_samples(self.waits.timed(epoch_iterator), num_batches, device)
