@@ -250,6 +250,41 @@ def test_one_coco_picture_has_one_key_under_all_its_names() -> None:
     assert image_key("vg/VG_100K/2.jpg") != image_key("vg/VG_100K_2/2.jpg")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b/COCO_val2014_000000123456.png",
+        "COCO_test-dev2015_000000123456.jpg",
+        "unlabeled2017/000000123456.jpg",
+        "data/coco/val2017/000000123456.jpg",
+        "converted/000000123456.png",  # out of a table whose rows have COCO's numbers
+    ],
+)
+def test_cocos_names_are_known_in_cocos_folders(name: str) -> None:
+    assert image_key(name) == "000000123456"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "left/202401151230.jpg",
+        "ep1/000000000012.jpg",
+        "frame_000000000012.jpg",
+        "20240115123000.jpg",
+        "train2017/1000000000012.jpg",
+        "train2017/extra/000000000012.jpg",
+        "mytrain2017/000000000012.jpg",
+        "train1999/000000000012.jpg",
+        "left/converted/000000000012.jpg",
+        "COCO_train2014_x_000000000012.jpg",
+        "000000000012.jpg/a.jpg",
+    ],
+)
+def test_digits_of_cameras_and_counters_are_no_cocos(name: str) -> None:
+    """Two cameras' pictures of one minute were one: a packed row showed the left one for both."""
+    assert image_key(name) == name
+
+
 def test_cocos_captions_are_asked_for_as_the_person_wants(tmp_path: Path) -> None:
     content = {
         "images": [{"id": "5", "file_name": "a.jpg"}, 3],
