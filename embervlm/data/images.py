@@ -40,7 +40,7 @@ BARE_NAME = re.compile(
 
 
 def plain_name(name: str, root: Path | None) -> str:
-    """The one name of a picture: no `.`, no `..`, and below the image root not absolute: for "what is the same picture?"
+    """The one name of a picture, as a path below the image root: without `.` and `..`, and not absolute.
 
     What leads out of the root, or can be no file's name, stays as it is, to be refused by `resolve_image`.
     """

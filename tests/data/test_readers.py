@@ -28,9 +28,19 @@ def test_the_placeholder_is_taken_out_wherever_it_stands(tmp_path: Path, questio
     assert _llava(tmp_path, llava_row("1.jpg", question, "So.")).records[0].instruction == "Why?"
 
 
-def test_a_literal_placeholder_in_a_text_only_row_is_text(tmp_path: Path) -> None:
-    record = _llava(tmp_path, llava_row(None, "What does <image> mean in HTML?", "Nothing.")).records[0]
-    assert record.image is None and "<image>" in record.instruction
+@pytest.mark.parametrize("question", ["<image>\nWhat is it?", "What does <image> mean in HTML?"])
+def test_the_placeholder_in_a_row_without_a_picture_is_a_reject(tmp_path: Path, question: str) -> None:
+    """Such a record asked about a picture that nobody shows, and teachers stopped at the marker."""
+    rows = [
+        llava_row(None, question, "A."),
+        llava_row(None, "Q1", "A1", question, "A2"),
+        llava_row(None, "Q", "<image>"),
+    ]
+    found = _llava(tmp_path, *rows)
+    assert [r.instruction for r in found.records] == ["Q"]
+    assert [str(r).partition(": ")[2] for r in found.rejects] == [
+        "a question has <image>, but the row names no image"
+    ] * 2
 
 
 def test_ids_may_be_numbers_and_repeat(tmp_path: Path) -> None:
