@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from embervlm.data.check_images import Decoder
 from embervlm.data.choose import picture_of
-from embervlm.data.images import Place
+from embervlm.data.images import Place, plain_name
 from embervlm.data.listing import Listing
 from embervlm.data.measure import Numbers, join, measure
 from embervlm.data.official import Piece, Reject, Source
@@ -44,11 +44,13 @@ class Made:
     rejects: list[Reject]
 
 
-def make(piece: Piece, image_tokens: int) -> Made:
-    """One piece, in whatever process."""
+def make(piece: Piece, image_tokens: int, root: Path) -> Made:
+    """One piece, in whatever process. Here every picture gets its one name below the image root."""
     rows, records, lines, rejects = [], [], [], []
     for number, made in piece.records():
         if isinstance(made, Record):
+            if made.image is not None and (name := plain_name(made.image, root)) != made.image:
+                made = replace(made, image=name)
             try:
                 line = (json.dumps(made.to_json(), ensure_ascii=False) + "\n").encode("utf-8")
             except UnicodeEncodeError:  # half a surrogate pair, as "\ud83d" in JSON
@@ -69,7 +71,7 @@ def make(piece: Piece, image_tokens: int) -> Made:
         [record.id for record in records],
         [record.image for record in records],
         [record.answer_type for record in records],
-        [str(record.metadata.get("source", "unknown")) for record in records],
+        [str(record.metadata.get("source") or "unknown") for record in records],
         measure(records, image_tokens),
         rejects,
     )
@@ -113,6 +115,7 @@ class Checks:
     """What is looked at across rows: ids, and the pictures of the image root."""
 
     def __init__(self, root: Path, look: bool, decoder: Decoder | None = None) -> None:
+        self.root = root
         self._listing = Listing(root) if look else None
         self._decoder = decoder
         self._reasons: dict[str, str | None] = {}
@@ -164,9 +167,10 @@ class Gatherer:
         Raises:
             UserError: the first bad row, where `strict`; not one of the first pictures is there.
         """
+        work = partial(make, image_tokens=self.image_tokens, root=self.checks.root)
         with into.spool.open("ab") as spool:
             place = spool.tell()
-            for made in self.workers.in_order(partial(make, image_tokens=self.image_tokens), source.pieces()):
+            for made in self.workers.in_order(work, source.pieces()):
                 self.checks.look(image for image in made.images if image is not None)
                 kept, rejects = self._check(made, into)
                 for i in kept:
@@ -209,4 +213,4 @@ class Gatherer:
     def none_there(self, into: Gathered) -> None:
         """The image root is wrong."""
         first = self.checks.reason(min(into.missing))
-        raise UserError(f"none of the {len(into.missing):,} pictures of {into.name} is there: {first}")
+        raise UserError(f"none of the {len(into.missing):,} pictures of {into.name} can be used: {first}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import re
 import warnings
 from contextlib import suppress
@@ -30,17 +31,46 @@ CONVERTED = "converted"
 """Folder of the image root for pictures that came inside a table."""
 Place = Path | Member
 """Where a picture is: a file, or a file inside an archive."""
-_COCO = re.compile(r"^COCO_(?P<subset>[a-z0-9-]+)_\d{12}\.\w+$")
-_BARE = re.compile(r"^\d{12}\.\w+$")
+COCO_NAME = re.compile(r"(?:.*/)?COCO_(?P<subset>[a-z0-9-]+)_(?P<number>[0-9]{12})\.\w+", re.DOTALL)
+"""A whole name, in whatever folder."""
+BARE_NAME = re.compile(
+    rf"(?:(?:.*/)?(?:train|val|test|unlabeled)20[0-9]{{2}}/|{CONVERTED}/)?(?P<number>[0-9]{{12}})\.\w+", re.DOTALL
+)
+"""A whole name: COCO's number alone, in no folder or in one of COCO's: elsewhere they are a time or a counter."""
+
+
+def plain_name(name: str, root: Path | None) -> str:
+    """The one name of a picture, as a path below the image root: without `.` and `..`, and not absolute.
+
+    What leads out of the root, or can be no file's name, stays as it is, to be refused by `resolve_image`.
+    """
+    if not name or "\0" in name:
+        return name
+    plain = posixpath.normpath(name)
+    if plain.startswith("/"):
+        return _below(root, f"/{plain.lstrip('/')}") or name
+    return name if plain == ".." or plain.startswith("../") else plain
+
+
+def _below(root: Path | None, path: str) -> str | None:
+    """An absolute path as a name below the root, links of folders followed only where it has to be."""
+    if root is None:
+        return None
+    inside = os.path.realpath(root)
+    try:
+        pairs = ((os.path.abspath(root), path), (inside, path), (inside, os.path.realpath(path)))
+    except ValueError:  # half a surrogate pair
+        return None
+    return next((whole[len(top) + 1 :] for top, whole in pairs if whole.startswith(f"{top}/")), None)
 
 
 def candidates(name: str) -> list[str]:
     """Where the official downloads put a picture of this name, most likely first, relative to the image root."""
     base = name.rsplit("/", 1)[-1]
     places = [name]
-    if coco := _COCO.match(base):
+    if coco := COCO_NAME.fullmatch(name):
         places += [f"{coco['subset']}/{base}"]
-    elif _BARE.match(base):
+    elif BARE_NAME.fullmatch(name):
         # LLaVA names COCO's pictures by their digits; people have them as 2017 or 2014 downloads.
         places += [f"train2017/{base}", f"coco/train2017/{base}"]
         places += [f"{subset}/COCO_{subset}_{base}" for subset in ("train2014", "val2014")]

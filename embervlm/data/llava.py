@@ -5,7 +5,7 @@ And what was made after them: `conversation`, `messages` with role and content, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ def read_llava(path: Path, prefix: str = "llava-", source: str = "llava_instruct
     """One record a row, conversations whole. Record ids are "<prefix><row>": the file's own ids are not unique.
 
     As LLaVA's own code reads them: a first turn from gpt is dropped, then human and gpt must alternate; `<image>` is
-    taken out of every human turn of a row with a picture, wherever it stands. Rows without `image` are text only.
+    taken out of every human turn of a row with a picture, wherever it stands. Rows without `image` are text only, and
+    rejected where a human turn has the marker: they ask about a picture that they do not name.
     """
     return read(LlavaFile(path, LlavaMaker(prefix, source)))
 
@@ -98,6 +99,7 @@ def _pairs(turns: list[Any], has_image: bool) -> list[tuple[str, str]]:
     values = [value for _, value in said]
     if has_image:
         values[::2] = [value.replace(PLACEHOLDER, "") for value in values[::2]]
+    refuse_marker(values[::2])
     values = [value.strip() for value in values]
     pairs = list(zip(values[::2], values[1::2], strict=False))  # a last question without an answer teaches nothing
     if not pairs or not all(answer for _, answer in pairs):
@@ -105,6 +107,12 @@ def _pairs(turns: list[Any], has_image: bool) -> list[tuple[str, str]]:
     if not all(question for question, _ in pairs):
         raise BadRow("an empty question")
     return pairs
+
+
+def refuse_marker(questions: Iterable[str]) -> None:
+    """BadRow for the marker in a question about no picture: the student has no place for one, teachers stop at it."""
+    if any(PLACEHOLDER in question for question in questions):
+        raise BadRow(f"a question has {PLACEHOLDER}, but the row names no image")
 
 
 def _turn(turn: Any) -> tuple[str, str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from embervlm.data.images import BARE_NAME, COCO_NAME
 from embervlm.data.record import Record
 from embervlm.errors import shortened
 
-_DIGITS = re.compile(r"(\d{12})\.\w+$")
 PIECE = 2000
 """Rows that go to a process at once: milliseconds of work against microseconds of sending."""
 
@@ -116,7 +115,8 @@ def ask(template: str, question: str) -> str:
 def image_key(name: str) -> str:
     """What makes two names the same picture: the twelve digits of COCO's names, else the path.
 
-    COCO_train2014_000000123456.jpg, train2017/000000123456.jpg and 000000123456.jpg are one picture.
+    COCO_train2014_000000123456.jpg, train2017/000000123456.jpg and 000000123456.jpg are one picture;
+    left/202401151230.jpg and right/202401151230.jpg are two.
     """
-    match = _DIGITS.search(name)
-    return match[1] if match else name
+    match = COCO_NAME.fullmatch(name) or BARE_NAME.fullmatch(name)
+    return match["number"] if match else name

@@ -47,7 +47,7 @@ def run_prepare(settings: PrepareSettings) -> list[PreparedSet]:
         raise UserError("--check_images decodes every picture, --missing_images ignore looks at none; leave one out")
     for stage in STAGES:
         check_target(settings.out / f"stage{stage}")
-    told = Descriptions(settings.descriptions) if settings.descriptions else None
+    told = Descriptions(settings.descriptions, settings.image_root) if settings.descriptions else None
     made = []
     with _workspace(settings.out) as space:
         gathered = _gather(settings, openers, space)

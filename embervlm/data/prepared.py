@@ -17,6 +17,7 @@ from embervlm.data.record import Record, read_records
 from embervlm.errors import UserError
 
 INFO = "dataset.json"
+_STAGES = ("stage1", "stage2")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def open_prepared(folder: str | Path) -> PreparedSet:
     if not (folder / INFO).is_file():
         what = "there is no such folder" if not folder.is_dir() else f"it has no {INFO}"
         raise UserError(
-            f"{folder} is not a prepared data set ({what}); make one with `embervlm prepare --out {folder.parent}`"
+            f"{folder} is not a prepared data set ({what}); "
+            + (_nearby(folder) or f"make one with `embervlm prepare --out {folder.parent}`")
         )
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
@@ -111,3 +113,13 @@ def open_prepared(folder: str | Path) -> PreparedSet:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise UserError(f"{folder / INFO} cannot be read ({problem}); run `embervlm prepare` again") from problem
     return PreparedSet(folder, root, info)
+
+
+def _nearby(folder: Path) -> str:
+    """What to do where a set lies one folder further down or up, the likeliest mistake; empty: there is none."""
+    if below := [folder / stage for stage in _STAGES if (folder / stage / INFO).is_file()]:
+        return f"{' and '.join(map(str, below))} {'is one: name it' if len(below) == 1 else 'are: name one of them'}"
+    if folder.name in _STAGES and (folder.parent / INFO).is_file():
+        above = os.path.normpath(folder.parent / "..")
+        return f"{folder.parent} is one: give the folder that holds it, `--data_dir {above}`"
+    return f"{folder.parent} is one: name it" if (folder.parent / INFO).is_file() else ""

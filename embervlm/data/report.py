@@ -270,7 +270,9 @@ def print_report(prepared: PreparedSet) -> None:
     for split, sources in report["read"].items():
         for name, read in sources.items():
             if read["rejected"]:
-                gone = f", {read['pictures_missing']:,} pictures missing" if read["pictures_missing"] else ""
+                gone = (
+                    f", {read['pictures_missing']:,} pictures missing or unreadable" if read["pictures_missing"] else ""
+                )
                 console.print(
                     f"[yellow]{split} {name}[/]: {read['rejected']:,} of {read['rows']:,} rows rejected{gone}"
                 )

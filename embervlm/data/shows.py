@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from embervlm.data.images import plain_name
 from embervlm.data.official import BadRow, image_key
 from embervlm.data.record import Record
 from embervlm.data.rows import parse, scan_object
@@ -27,11 +28,11 @@ def known(record: Record) -> str:
     return "\n".join(text.strip() for text in texts if text.strip())
 
 
-def read_descriptions(paths: Sequence[Path]) -> dict[str, list[str]]:
+def read_descriptions(paths: Sequence[Path], root: Path | None = None) -> dict[str, list[str]]:
     """`image_key` -> texts; what several files say of one picture adds up.
 
     The format is told from the file: {image: text or [texts]}, or COCO's captions_*.json and instances_*.json, of which
-    the objects are counted ("dog, 2 person").
+    the objects are counted ("dog, 2 person"). `root`: the image root, below which names may be absolute.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -45,15 +46,15 @@ def read_descriptions(paths: Sequence[Path]) -> dict[str, list[str]]:
             texts = [said] if isinstance(said, str) else said
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise UserError(f"{path}: {image!r} must have a text or a list of texts, found {type(said).__name__}")
-            found[image_key(image)] += [text.strip() for text in texts if text.strip()]
+            found[image_key(plain_name(image, root))] += [text.strip() for text in texts if text.strip()]
     return dict(found)
 
 
 class Descriptions:
     """The files' texts, on their way into the records' metadata."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._texts = read_descriptions(paths)
+    def __init__(self, paths: Sequence[Path], root: Path | None = None) -> None:
+        self._texts = read_descriptions(paths, root)
         self._pictures: set[str] = set()
 
     def add(self, line: bytes) -> bytes:

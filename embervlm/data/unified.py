@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from embervlm.data.llava import refuse_marker
 from embervlm.data.official import BadRow, Piece, cut
 from embervlm.data.record import Record
 from embervlm.data.rows import parse, scan_lines
@@ -23,6 +24,8 @@ class UnifiedMaker:
             raise BadRow(str(problem).removeprefix(": ")) from None
         if not all(question.strip() for question, _ in record.turns()):
             raise BadRow("an empty question or answer")
+        if record.image is None:
+            refuse_marker(question for question, _ in record.turns())
         # Nobody answered any turn: `embervlm answer` asks a teacher. Some: silence would be taught.
         if record.labelled and not all(answer.strip() for _, answer in record.turns()):
             raise BadRow("an empty question or answer")

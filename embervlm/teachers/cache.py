@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from embervlm.device import pick_device
 from embervlm.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.gate import check_teacher
 from embervlm.teachers.outputs import Teacher, TeacherOutputs, check_records, keep_likely
+from embervlm.teachers.plan import Shard, name_shards, plan_shards
 from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import cache_home, parse_teachers
 from embervlm.teachers.store import MANIFEST, CacheWriter, TeacherCache
@@ -33,7 +33,6 @@ __all__ = ["CacheSummary", "CacheWriter", "TeacherCache", "build_cache", "run_ca
 
 _CHUNK = 4
 """Batches that are given to the teacher together, for it to sort; the bar moves when they are done."""
-_SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,6 @@ class CacheSummary:
     @property
     def samples_per_second(self) -> float:
         return (self.records - self.reused) / max(self.seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class Shard:
-    name: str
-    split: str
-    source: str
-    records: list[Record]
 
 
 def build_cache(
@@ -97,8 +88,9 @@ def build_cache(
     teacher.batch_size = batch_size
     about = (folder, teacher.fingerprint(), data, settings, teacher.end_of_turn_id, vocabulary)
     writer = CacheWriter(*about) if first else None
-    names = processes.share([shard.name for shard in plan if writer and not writer.has(shard.name)])
-    missing = [shard for shard in plan if shard.name in set(names)]
+    named = processes.share(name_shards(plan, writer.placed()) if writer else None)
+    plan = [replace(shard, name=name) for shard, (name, _) in zip(plan, named, strict=True)]
+    missing = [shard for shard, (_, there) in zip(plan, named, strict=True) if not there]
     total, left = (sum(len(shard.records) for shard in part) for part in (plan, missing))
     begin = time.perf_counter()
     with asking_bar(teacher.name, -(-left // processes.count), progress) as tell:  # shared evenly, as near as one knows
@@ -126,6 +118,12 @@ def build_cache(
             f"{folder}: {summary.records:,} records ({summary.reused:,} were there), {summary.tokens:,} tokens, "
             f"{summary.bytes_per_token:.1f} bytes a token, {summary.samples_per_second:.1f} samples/s"
         )
+        if writer and (left_over := writer.manifest.get("unfinished")):
+            console.print(
+                f"[yellow]note[/] an earlier build of {', '.join(left_over)} was not finished: the cache is complete "
+                "when that is built, too.",
+                soft_wrap=True,
+            )
     return summary
 
 
@@ -213,32 +211,6 @@ def _add(
             scored[record.id] = [keep_likely(turn, settings["min_share"]) for turn in turns]
         tell(len(batch))
     writer.add(shard.name, shard.split, shard.source, [(r.id, scored[r.id]) for r in shard.records])
-
-
-def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Shard]:
-    """Shards by source, numbered through the splits in their order: the same records give the same plan."""
-    plan: list[Shard] = []
-    numbers: dict[str, int] = {}
-    for split, rows in records.items():
-        by_source: dict[str, list[Record]] = {}
-        for record in rows:
-            source = str(record.metadata.get("source", "other"))
-            by_source.setdefault(_SHARD_NAMES.get(source, re.sub(r"\W+", "_", source) or "other"), []).append(record)
-        for source, group in by_source.items():
-            group = _by_picture(group)
-            for start in range(0, len(group), shard_records):
-                number = numbers[source] = numbers.get(source, -1) + 1
-                name = f"{source}_batch_{number}.safetensors"
-                plan.append(Shard(name, split, source, group[start : start + shard_records]))
-    return plan
-
-
-def _by_picture(records: list[Record]) -> list[Record]:
-    """Questions about one picture one after the other, pictures in order of first appearance."""
-    places: dict[str, int] = {}
-    for number, record in enumerate(records):
-        places.setdefault(record.image or record.id, number)
-    return sorted(records, key=lambda record: places[record.image or record.id])
 
 
 def _chunks(records: list[Record], size: int) -> Iterator[list[Record]]:

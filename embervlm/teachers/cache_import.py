@@ -16,9 +16,9 @@ from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
 from embervlm.errors import UserError
-from embervlm.teachers.cache import plan_shards
 from embervlm.teachers.from_logprobs import ESTIMATED_TAIL, outputs_from_logprobs
 from embervlm.teachers.outputs import TeacherOutputs, keep_likely
+from embervlm.teachers.plan import plan_shards
 from embervlm.teachers.shards import sha256
 from embervlm.teachers.store import CacheWriter
 

@@ -18,6 +18,7 @@ from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
 from embervlm.teachers.from_logprobs import TAIL_EFFECT
 from embervlm.teachers.join import join_caches
+from embervlm.teachers.manifest import splits_without_shards
 from embervlm.teachers.outputs import TeacherOutputs
 from embervlm.teachers.store import TeacherCache, file_problem, read_manifest
 
@@ -66,6 +67,7 @@ def run_verify_cache(settings: CacheVerifySettings) -> int:
             problems.append(f"{entry['name']} {problem}")
     if not info["complete"]:
         problems.append("it was not built to its end")
+    problems += [f"it lists the split {split}, but holds no record of it" for split in splits_without_shards(info)]
     counted = 0
     if not problems:
         cache = TeacherCache(settings.cache, verify=False)
@@ -108,13 +110,18 @@ def strange(said: TeacherOutputs) -> list[str]:
 
 
 def _against(cache: TeacherCache, folder: Path) -> list[str]:
+    """A cache may name the data's fingerprint and yet lack records of it."""
     prepared, problems = open_prepared(folder), []
+    if cache.info["settings"].get("part") == "pictures":
+        prepared = prepared.with_pictures()
     for split, fingerprint in cache.info["data"].items():
-        if prepared.fingerprint(split) == fingerprint:
-            continue
-        wanted = {record.id for record in prepared.records(split)}
-        missing = sum(name not in cache for name in wanted)
-        problems.append(f"it was made for another {split} split than that of {folder}; {missing:,} records are missing")
+        missing = sum(record.id not in cache for record in prepared.records(split))
+        if prepared.fingerprint(split) != fingerprint:
+            problems.append(
+                f"it was made for another {split} split than that of {folder}; {missing:,} records are missing"
+            )
+        elif missing:
+            problems.append(f"{missing:,} records of {split} in {folder} are missing")
     return problems
 
 

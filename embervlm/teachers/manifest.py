@@ -53,6 +53,9 @@ def _odd(info: Mapping[str, Any]) -> str:
         return f"the teacher has no {nameless[0]}"
     if not 0 < info["vocabulary"] <= MOST_WORDS:
         return f"a vocabulary of {info['vocabulary']} tokens"
+    unfinished = info.get("unfinished", [])
+    if not isinstance(unfinished, list) or not all(isinstance(split, str) for split in unfinished):
+        return f"unfinished is {unfinished!r}, expected names of splits"
     for entry in (*info["files"], *info["shards"]):
         facts = [entry.get(key) for key in ("name", "sha256", "bytes")] if isinstance(entry, dict) else []
         if [type(fact) for fact in facts] != [str, str, int] or Path(str(facts[0])[:250]).name != facts[0]:
@@ -100,6 +103,11 @@ def file_problem(folder: Path, entry: Mapping[str, Any], verify: bool) -> str:
     if verify and sha256(path) != entry["sha256"]:
         return "is damaged: its checksum differs from the manifest's"
     return ""
+
+
+def splits_without_shards(info: Mapping[str, Any]) -> list[str]:
+    """Splits that the manifest lists and of which the cache holds nothing."""
+    return [split for split in info["data"] if not any(entry.get("split") == split for entry in info["shards"])]
 
 
 def totals_of(info: Mapping[str, Any]) -> dict[str, float]:

@@ -31,6 +31,7 @@ from embervlm.teachers.manifest import (
     file_problem,
     read_manifest,
     refuse_other,
+    splits_without_shards,
     totals_of,
 )
 from embervlm.teachers.outputs import TEMPERATURE_GRID, TeacherOutputs
@@ -120,6 +121,11 @@ class TeacherCache:
             )
         settings = {} if top_k is None else {"top_k": top_k}
         refuse_other(self.folder, self.info, teacher or {}, data or {}, settings, missing_splits=True)
+        if empty := [split for split in data or {} if split in splits_without_shards(self.info)]:
+            raise UserError(
+                f"teacher cache {self.folder} lists the split {empty[0]}, but holds no record of it; "
+                "run cache_teacher_outputs.py again: it adds them"
+            )
 
     @cached_property
     def _index(self) -> dict[str, tuple[int, int]]:
@@ -202,6 +208,7 @@ class CacheWriter:
             "files": [],
             "shards": [],
         }
+        begun = set(data)
         if rank:
             found = read_manifest(self.folder)
             self.manifest["data"], self.manifest["files"] = found["data"], found["files"]
@@ -215,8 +222,10 @@ class CacheWriter:
                 kept = [entry for entry in found["shards"] if not file_problem(self.folder, entry, verify=True)]
                 self.manifest["shards"], self.manifest["files"] = kept, order
             self.manifest["data"] = {**found["data"], **data}
+            begun |= set(found.get("unfinished", () if found["complete"] else found["data"]))
         elif self.folder.is_dir() and any(self.folder.glob("*.safetensors")):
             raise UserError(f"{self.folder} holds files but no {MANIFEST}: it is no teacher cache; {AGAIN}")
+        self.manifest["unfinished"], self._splits = sorted(begun), set(data)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._words = token_bytes
         if not rank:
@@ -231,7 +240,24 @@ class CacheWriter:
         return any(entry["name"] == ORDER for entry in self.manifest["files"])
 
     def has(self, name: str) -> bool:
+        """Whether a shard of this name is listed, of whatever split."""
         return any(entry["name"] == name for entry in self.manifest["shards"])
+
+    def placed(self) -> dict[tuple[str, str], str]:
+        """(split, record) -> name of the shard that holds it. Shards that only repeat others are taken off the list."""
+        found: dict[tuple[str, str], str] = {}
+        kept = []
+        for entry in self.manifest["shards"]:
+            with _decoding(self.folder / entry["name"]):
+                records = [
+                    (entry["split"], name) for name in codec.record_names(map_arrays(self.folder / entry["name"]))
+                ]
+                if any(record not in found for record in records):
+                    kept.append(entry)
+                for record in records:
+                    found.setdefault(record, entry["name"])
+        self.manifest["shards"] = kept
+        return found
 
     def add(self, name: str, split: str, source: str, records: Sequence[tuple[str, list[TeacherOutputs]]]) -> None:
         """Write one shard: its records' ids and outputs."""
@@ -244,15 +270,20 @@ class CacheWriter:
         self._save()
 
     def finish(self, order: Sequence[str]) -> None:
-        """Mark the cache complete; shards, also those of the other processes, are listed in this order."""
+        """Mark the cache complete, unless the build of another split was begun before and not brought to its end.
+
+        Shards, also those of the other processes, are listed in this order; those of other splits keep their places.
+        """
         self._take_over()
         place = {name: number for number, name in enumerate(order)}
-        self.manifest["shards"].sort(key=lambda entry: place.get(entry["name"], len(place)))
+        named = iter(sorted((e for e in self.manifest["shards"] if e["name"] in place), key=lambda e: place[e["name"]]))
+        self.manifest["shards"] = [next(named) if e["name"] in place else e for e in self.manifest["shards"]]
         if self.manifest["shards"]:
             shards = (map_arrays(self.folder / entry["name"]) for entry in self.manifest["shards"])
             ranks = np.unique(np.concatenate([codec.ranks_in(columns) for columns in shards]))
             self._keep(VOCABULARY, vocabulary_of(np.sort(self._order[ranks]), self._words))
-        self.manifest["complete"] = True
+        left = [split for split in self.manifest.pop("unfinished") if split not in self._splits]
+        self.manifest |= {"complete": False, "unfinished": left} if left else {"complete": True}
         self._save()
 
     def _take_over(self) -> None:

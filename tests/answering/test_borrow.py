@@ -102,7 +102,8 @@ def test_what_is_known_broken_or_no_picture_is_left_out_and_counted(world: Path,
     prepared, folder = open_prepared(world / "stage2"), more(world)
     val = resolve_image(prepared.image_root, next(r.image for r in prepared.records("val") if r.image))
     shutil.copy(val, folder / val.name)  # under COCO's number: an evaluation would be taught its pictures
-    shutil.copy(folder / "deep" / "new0.png", folder / "000000999999.png")
+    (folder / "train2017").mkdir()
+    shutil.copy(folder / "deep" / "new0.png", folder / "train2017" / "000000999999.png")
     shutil.copy(folder / "deep" / "new0.png", folder / "deep" / "COCO_train2014_000000999999.png")  # the same number
     (folder / "broken.jpg").write_bytes(val.read_bytes()[:300])
     (folder / "notes.txt").write_text("no picture")
@@ -112,7 +113,10 @@ def test_what_is_known_broken_or_no_picture_is_left_out_and_counted(world: Path,
     (folder / "link.png").symlink_to(outside)
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))).write_bytes((folder / "deep" / "new0.png").read_bytes())
     there = borrow(prepared, folder, 1, 0, world / "journal.jsonl")
-    assert [r.image for r in there] == ["more/000000999999.png", *(f"more/deep/new{at}.png" for at in range(3))]
+    assert [r.image for r in there] == [
+        "more/deep/COCO_train2014_000000999999.png",
+        *(f"more/deep/new{at}.png" for at in range(3)),
+    ]
     assert "9 pictures, 2 of them known, 3 not readable; the other 4 borrow 1 questions" in capsys.readouterr().out
 
 

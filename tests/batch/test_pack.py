@@ -60,6 +60,20 @@ def test_packed_loss_and_gradients_equal_the_unpacked_ones(
     torch.testing.assert_close(packed[1], plain[1], atol=1e-5, rtol=1e-4)
 
 
+def test_two_cameras_pictures_of_one_minute_stay_two(model: EmberVLM) -> None:
+    """Twelve digits were COCO's number in any folder: both samples saw the left camera's picture."""
+    records = [
+        Record(side, f"{side}/202401151230.jpg", "What color?", "red" if side == "left" else "blue")
+        for side in ("left", "right")
+    ]
+    pictures = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(3))
+    samples = [Sample(r, encode(r, model.processor, 256), p) for r, p in zip(records, pictures, strict=True)]
+    plain, packed = (Collator(model.processor, pack_length=length)(samples) for length in (None, 256))
+    assert len(packed["pixel_values"]) == 2 and len(packed["input_ids"]) == 1
+    loss = [model(**{k: v for k, v in batch.items() if k != "labels"}).loss.item() for batch in (plain, packed)]
+    assert loss[0] == pytest.approx(loss[1], abs=1e-5)
+
+
 def test_a_row_may_have_more_positions_than_the_model_counts(model: EmberVLM) -> None:
     """Positions restart with each picture: `tiny` counts to 256."""
     records = [Record(str(n), f"{n}.jpg", f"Is it {n}?", "yes" * (n + 1)) for n in range(8)]

@@ -146,6 +146,16 @@ def test_official_folders_are_searched(tmp_path: Path) -> None:
     assert resolve_image(root, f"train2014/{wanted.name}") == wanted
 
 
+def test_a_counter_below_another_folder_is_not_looked_for_among_cocos(tmp_path: Path) -> None:
+    """A missing frame would be another picture, and nobody would be told."""
+    root = coco_pictures(tmp_path, [12])
+    picture(root / "train2017" / f"{12:012d}.jpg", "blue")
+    for name in (f"ep1/{12:012d}.jpg", f"{12:012d}.jpg\n"):
+        with pytest.raises(UserError, match="is not below"):
+            resolve_image(root, name)
+    assert resolve_image(root, f"val2017/{12:012d}.jpg") == root / "train2017" / f"{12:012d}.jpg"
+
+
 def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
     root = coco_pictures(tmp_path / "root", [7])
     secret = picture(tmp_path / "secret.jpg")

@@ -14,9 +14,10 @@ from embervlm.data import prepare
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.settings import PrepareSettings
+from embervlm.data.writing import write_prepared
 from embervlm.errors import UserError
 from embervlm.options import parse
-from tests.data.official_files import coco_pictures, dump, llava_row, vqa_files
+from tests.data.official_files import coco_pictures, dump, llava_row, picture, vqa_files
 
 SHORT = "\nAnswer the question using a single word or phrase."
 
@@ -99,18 +100,19 @@ def test_bad_rows_are_named_by_file_and_row_or_line(files: dict, tmp_path: Path)
         '{"id": "vqa-1000", "instruction": "x", "response": "the id of a question"}',
         '{"id": "c", "instruction": "\\ud800", "response": "y"}',
         '{"id": "d", "image": "../secret.jpg", "instruction": "x", "response": "y"}',
+        '{"id": "f", "instruction": "<image>\\nx", "response": "y"}',
     ]
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
     settings = PrepareSettings(**files, jsonl=(tmp_path / "own.jsonl",), max_rejects=0.5, val_jsonl=())
     # A source whose every picture is missing would stop: that is a wrong image root.
-    settings.jsonl[0].write_text("\n".join([*lines, lines[-1].replace("../secret", f"{1:012d}").replace('"d"', '"e"')]))
+    settings.jsonl[0].write_text("\n".join([*lines, lines[-2].replace("../secret", f"{1:012d}").replace('"d"', '"e"')]))
     prepared = run_prepare(settings)[0]
     rejects = [json.loads(line) for line in (prepared.folder / "rejects.jsonl").read_text().splitlines()]
     assert {r["file"] for r in rejects} == {str(tmp_path / "own.jsonl")}
-    assert [r["line"] for r in rejects] == [2, 4, 5, 6, 7]  # nobody answered line 3 yet
-    expected = ("not JSON", "'a' came before", "'vqa-1000' came before", "", "outside the image root")
+    assert [r["line"] for r in rejects] == [2, 4, 5, 6, 7, 8]  # nobody answered line 3 yet
+    expected = ("not JSON", "'a' came before", "'vqa-1000' came before", "", "outside the image root", "has <image>")
     assert all(text in reject["reason"] for reject, text in zip(rejects, expected, strict=True))
-    assert _report(prepared)["read"]["train"]["jsonl"] == {"rows": 8, "rejected": 5, "pictures_missing": 1}
+    assert _report(prepared)["read"]["train"]["jsonl"] == {"rows": 9, "rejected": 6, "pictures_missing": 1}
 
 
 def test_strict_stops_at_the_first(files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,3 +222,63 @@ def test_each_source_is_asked_in_its_own_words(files: dict, tmp_path: Path) -> N
 def test_a_missing_file_is_named_before_anything_is_read(files: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gone.json .*given as --llava"):
         run_prepare(PrepareSettings(**files, llava=(tmp_path / "gone.json",)))
+
+
+def test_a_picture_has_one_name_however_rows_write_it(tmp_path: Path) -> None:
+    """Each spelling was a picture of its own: the same one lay in train and in val."""
+    root = tmp_path / "images"
+    for name in ("gray", "red", "blue", "sub/green"):
+        picture(root / f"{name}.png")
+    (tmp_path / "link").symlink_to(root)
+    names = ["gray.png", "./gray.png", "a/../gray.png", "sub//../gray.png"]
+    names += [f"{root}/gray.png", f"{root}/./sub/../gray.png", f"{tmp_path}/link/gray.png"]
+    others = ["red.png", "blue.png", "sub/./green.png"]
+    rows = [{"id": f"{n}", "image": name, "instruction": f"Q{n}", "response": "A"} for n, name in enumerate(names)]
+    outside = [{**rows[0], "id": f"out{n}", "image": name} for n, name in enumerate(["a/../../x.png", "/etc/x.png"])]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, [*rows, *outside])))
+    talks = [llava_row(name, "<image>\nQ", "A") for name in [*names, *others]]
+    texts = dump(tmp_path / "texts.json", {"./gray.png": "Gray.", f"{root}/red.png": "Red."})
+    for seed in range(6):
+        settings = PrepareSettings(
+            out=tmp_path / "data",
+            image_root=tmp_path / ("link" if seed % 2 else "images"),
+            jsonl=(tmp_path / "own.jsonl",),
+            llava=(dump(tmp_path / "talks.json", talks),),
+            descriptions=(texts,),
+            val_fraction=0.3,
+            max_rejects=0.5,
+            seed=seed,
+        )
+        (prepared,) = run_prepare(settings)
+        shown = [{record.image for record in prepared.records(split)} for split in ("train", "val")]
+        assert not shown[0] & shown[1] and shown[0] | shown[1] == {"gray.png", "red.png", "blue.png", "sub/green.png"}
+        assert sum(split["pictures"] for split in prepared.info["splits"].values()) == 4
+        rejects = [json.loads(line) for line in (prepared.folder / "rejects.jsonl").read_text().splitlines()]
+        assert [r["reason"].partition(" below")[0].partition(" the image root")[0] for r in rejects] == [
+            "the image 'a/../../x.png' lies outside",
+            "the image '/etc/x.png' lies outside",
+        ]
+        told = {r.image: r.metadata.get("shows") for split in ("train", "val") for r in prepared.records(split)}
+        assert told == {"gray.png": "Gray.", "red.png": "Red.", "blue.png": None, "sub/green.png": None}
+
+
+def test_pictures_that_are_there_and_broken_are_not_called_missing(files: dict, capsys) -> None:
+    for i in (3, 4):
+        (files["image_root"] / "train2014" / f"COCO_train2014_{i:012d}.jpg").write_bytes(b"no picture")
+    run_prepare(PrepareSettings(**files, check_images=True, num_workers=1, max_rejects=0.1))
+    assert "4 of 80 rows rejected, 2 pictures missing or unreadable" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_record_without_a_source_is_called_the_same_everywhere(tmp_path: Path) -> None:
+    """`prepare` said "unknown" and the table of `train` "None"."""
+    rows = [
+        {"id": f"{n}", "instruction": "Q", "response": "A", "metadata": {"source": None} if n % 2 else {}}
+        for n in range(8)
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (prepared,) = run_prepare(
+        PrepareSettings(out=tmp_path / "data", image_root=tmp_path, jsonl=(tmp_path / "own.jsonl",), val_fraction=0.5)
+    )
+    assert prepared.info["splits"]["train"]["sources"] == {"unknown": 4}
+    again = write_prepared(tmp_path / "again", tmp_path, {"train": prepared.records("train")}, {})
+    assert again.info["splits"]["train"]["sources"] == {"unknown": 4}

@@ -109,3 +109,28 @@ def test_prepare_rejects_what_the_loader_would_refuse(tmp_path: Path) -> None:
 def test_a_damaged_dataset_json_is_a_sentence(tmp_path: Path, info: str) -> None:
     with pytest.raises(UserError, match="dataset.json cannot be read .*embervlm prepare"):
         open_prepared(_folder(tmp_path, info=info))
+
+
+def test_a_folder_too_high_or_too_low_is_told_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likeliest mistakes: the advice was to prepare a set anew, into the wrong folder."""
+    monkeypatch.chdir(tmp_path)
+    (stage2 := Path("data/stage2")).mkdir(parents=True)
+    _folder(stage2)
+
+    def said(folder: str) -> str:
+        with pytest.raises(UserError) as caught:
+            open_prepared(folder)
+        return str(caught.value)
+
+    assert said("data").endswith("(it has no dataset.json); data/stage2 is one: name it")
+    for stage in (1, 2):  # train --data_dir data/stage2
+        assert said(f"data/stage2/stage{stage}").endswith(
+            "(there is no such folder); data/stage2 is one: give the folder that holds it, `--data_dir data`"
+        )
+    assert said("data/stage2/train").endswith("data/stage2 is one: name it")
+    assert said("other").endswith("make one with `embervlm prepare --out .`")
+    Path("data/stage1").mkdir()
+    _folder(Path("data/stage1"))
+    assert said("data").endswith("data/stage1 and data/stage2 are: name one of them")
+    monkeypatch.chdir(stage2)
+    assert said("stage1").endswith("`--data_dir ..`")

@@ -28,9 +28,19 @@ def test_the_placeholder_is_taken_out_wherever_it_stands(tmp_path: Path, questio
     assert _llava(tmp_path, llava_row("1.jpg", question, "So.")).records[0].instruction == "Why?"
 
 
-def test_a_literal_placeholder_in_a_text_only_row_is_text(tmp_path: Path) -> None:
-    record = _llava(tmp_path, llava_row(None, "What does <image> mean in HTML?", "Nothing.")).records[0]
-    assert record.image is None and "<image>" in record.instruction
+@pytest.mark.parametrize("question", ["<image>\nWhat is it?", "What does <image> mean in HTML?"])
+def test_the_placeholder_in_a_row_without_a_picture_is_a_reject(tmp_path: Path, question: str) -> None:
+    """Such a record asked about a picture that nobody shows, and teachers stopped at the marker."""
+    rows = [
+        llava_row(None, question, "A."),
+        llava_row(None, "Q1", "A1", question, "A2"),
+        llava_row(None, "Q", "<image>"),
+    ]
+    found = _llava(tmp_path, *rows)
+    assert [r.instruction for r in found.records] == ["Q"]
+    assert [str(r).partition(": ")[2] for r in found.rejects] == [
+        "a question has <image>, but the row names no image"
+    ] * 2
 
 
 def test_ids_may_be_numbers_and_repeat(tmp_path: Path) -> None:
@@ -248,6 +258,41 @@ def test_one_coco_picture_has_one_key_under_all_its_names() -> None:
     names = ["COCO_train2014_000000123456.jpg", "000000123456.jpg", "coco/train2017/000000123456.jpg"]
     assert len({image_key(name) for name in names}) == 1
     assert image_key("vg/VG_100K/2.jpg") != image_key("vg/VG_100K_2/2.jpg")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b/COCO_val2014_000000123456.png",
+        "COCO_test-dev2015_000000123456.jpg",
+        "unlabeled2017/000000123456.jpg",
+        "data/coco/val2017/000000123456.jpg",
+        "converted/000000123456.png",  # out of a table whose rows have COCO's numbers
+    ],
+)
+def test_cocos_names_are_known_in_cocos_folders(name: str) -> None:
+    assert image_key(name) == "000000123456"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "left/202401151230.jpg",
+        "ep1/000000000012.jpg",
+        "frame_000000000012.jpg",
+        "20240115123000.jpg",
+        "train2017/1000000000012.jpg",
+        "train2017/extra/000000000012.jpg",
+        "mytrain2017/000000000012.jpg",
+        "train1999/000000000012.jpg",
+        "left/converted/000000000012.jpg",
+        "COCO_train2014_x_000000000012.jpg",
+        "000000000012.jpg/a.jpg",
+    ],
+)
+def test_digits_of_cameras_and_counters_are_no_cocos(name: str) -> None:
+    """Two cameras' pictures of one minute were one: a packed row showed the left one for both."""
+    assert image_key(name) == name
 
 
 def test_cocos_captions_are_asked_for_as_the_person_wants(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embervlm.cli import main
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record, write_records
 from embervlm.errors import UserError
@@ -146,6 +147,100 @@ def test_another_split_is_added_to_what_is_there(teacher: HFTeacher, prepared: P
     assert build(teacher, prepared, tmp_path / "cache").reused == 9
     cache = TeacherCache(tmp_path / "cache")
     cache.require(data={split: prepared.fingerprint(split) for split in ("train", "val")})
+
+
+def in_full(folder: Path, prepared: PreparedSet) -> None:
+    """Every record of both splits is there, under its own split, and no file holds one twice."""
+    cache = TeacherCache(folder)
+    cache.require(data={split: prepared.fingerprint(split) for split in ("train", "val")})
+    wanted = {split: [record.id for record in prepared.records(split)] for split in ("train", "val")}
+    assert sorted(cache.records()) == sorted(wanted["train"] + wanted["val"])
+    for split, records in wanted.items():
+        assert sum(e["records"] for e in cache.info["shards"] if e["split"] == split) == len(records)
+
+
+def test_split_by_split_is_the_cache_that_is_built_at_once(teacher: HFTeacher, prepared: PreparedSet, tmp_path: Path):
+    """Names of shards began at 0 in each build: those of train passed for val's, and val was listed but not there."""
+    build(teacher, prepared, tmp_path / "whole")
+    build(teacher, prepared, tmp_path / "cache", splits=["train"])
+    assert build(teacher, prepared, tmp_path / "cache", splits=["val"]).reused == 0
+    assert files(tmp_path / "cache") == files(tmp_path / "whole")
+    for splits in (["val"], ["train"], ["val", "train"]):  # and a part of it, asked for again, changes nothing
+        asked = build(Mortal(teacher, 0), prepared, tmp_path / "cache", splits=splits)
+        assert asked.reused == asked.records
+    in_full(tmp_path / "cache", prepared)
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_splits_come_in_any_order(teacher: HFTeacher, prepared: PreparedSet, tmp_path: Path, first: str):
+    build(teacher, prepared, tmp_path / "cache", splits=[first])
+    count = len(prepared.records(first))
+    assert build(teacher, prepared, tmp_path / "cache", splits=["val", "train"]).reused == count
+    in_full(tmp_path / "cache", prepared)
+
+
+def test_a_cache_that_lists_a_split_and_lacks_it_is_noticed_and_filled(
+    teacher: HFTeacher, prepared: PreparedSet, tmp_path: Path, capsys
+):
+    """As earlier versions left them."""
+    build(teacher, prepared, tmp_path / "cache", splits=["train"])
+    manifest = tmp_path / "cache" / "manifest.json"
+    info = json.loads(manifest.read_text())
+    info["data"]["val"] = prepared.fingerprint("val")
+    manifest.write_text(json.dumps(info))
+    assert main(["cache", "verify", "--cache", str(tmp_path / "cache")]) == 1
+    assert "it lists the split val, but holds no record of it" in capsys.readouterr().out
+    cache = TeacherCache(tmp_path / "cache")
+    cache.require(data={"train": prepared.fingerprint("train")})
+    with pytest.raises(UserError, match="lists the split val, but holds no record of it; run .* again"):
+        cache.require(data=info["data"])
+    build(teacher, prepared, tmp_path / "cache", splits=["val"])
+    in_full(tmp_path / "cache", prepared)
+
+
+def test_verify_counts_the_records_of_the_data_that_are_missing(
+    teacher: HFTeacher, prepared: PreparedSet, tmp_path: Path, capsys
+):
+    """Under the right fingerprint, too."""
+    build(teacher, prepared, tmp_path / "cache")
+    (prepared.folder / "dataset.json").write_text('{"image_root": "."}')
+    words = ["cache", "verify", "--cache", str(tmp_path / "cache"), "--dataset_path", str(prepared.folder)]
+    assert main(words) == 0
+    manifest = tmp_path / "cache" / "manifest.json"
+    info = json.loads(manifest.read_text())
+    gone = info["shards"].pop(1)
+    info["totals"]["records"] -= gone["records"]
+    manifest.write_text(json.dumps(info))
+    assert main(words) == 1
+    assert f"{gone['records']} records of train in" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_shard_that_only_repeats_others_goes(teacher: HFTeacher, prepared: PreparedSet, tmp_path: Path):
+    """As earlier versions wrote them, whose splits came in another order the second time."""
+    build(teacher, prepared, tmp_path / "cache")
+    before = files(tmp_path / "cache")
+    info = json.loads(before["manifest.json"])
+    entry = info["shards"][2]
+    info["shards"].append({**entry, "name": "vqa_batch_4.safetensors"})
+    (tmp_path / "cache" / "vqa_batch_4.safetensors").write_bytes(before[entry["name"]])
+    (tmp_path / "cache" / "manifest.json").write_text(json.dumps(info))
+    build(Mortal(teacher, 0), prepared, tmp_path / "cache")
+    assert (tmp_path / "cache" / "manifest.json").read_bytes() == before["manifest.json"]
+    in_full(tmp_path / "cache", prepared)
+
+
+def test_a_cache_is_complete_when_every_split_that_was_begun_is(
+    teacher: HFTeacher, prepared: PreparedSet, tmp_path: Path, capsys
+):
+    """A build of train that was killed, then one of val: the cache said that it was complete."""
+    with pytest.raises(Killed):
+        build(Mortal(teacher, 3), prepared, tmp_path / "cache", splits=["train"])
+    build(teacher, prepared, tmp_path / "cache", splits=["val"], progress=True)
+    assert "an earlier build of train was not finished" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="not built to its end"):
+        TeacherCache(tmp_path / "cache").require()
+    build(teacher, prepared, tmp_path / "cache", splits=["train"])
+    in_full(tmp_path / "cache", prepared)
 
 
 def test_a_flipped_bit_is_found_and_only_that_shard_is_made_again(
