@@ -17,8 +17,9 @@ from embervlm.console import console, errors
 from embervlm.errors import UserError
 from embervlm.options import Flag, did_you_mean, flags_of, parse
 
-# What a person can mend without knowing the program: rights, space, a read-only disk.
+# What a person can mend without knowing the program: rights, space, a read-only disk, a place where no file can be.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}  # told where the file has a name
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), debug)
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if error.errno not in _MENDABLE and not (error.errno in _NO_PLACE and error.filename):
             raise
         return _complain(f"{error.filename or 'The disk'}: {error.strerror}.", debug)
     except KeyboardInterrupt:

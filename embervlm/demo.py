@@ -22,6 +22,7 @@ from rich.markup import escape
 
 from embervlm.answering.run import run_answer
 from embervlm.console import console
+from embervlm.data import toyworld
 from embervlm.data.prepare import run_prepare
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import run_toy
@@ -189,16 +190,8 @@ def _phase(title: str, command: str) -> Phase:
 
 def prepare_words(toy: Path, data: Path) -> list[str]:
     """`embervlm prepare` on what `embervlm toy` wrote. The questions stay bare: every token costs time here."""
-    words = ["--out", str(data), "--image_root", f"{toy}/images", "--vqa_samples", "0", "--vqa_prompt", "{question}"]
-    words += ["--unlabelled", "keep"]
-    words += ["--llava_samples", str(LLAVA_SAMPLES), "--image_tokens", "36"]  # of the tiny student's pictures
-    for split, flag in (("train", "--"), ("val", "--val_")):
-        words += [f"{flag}captions", f"{toy}/captions_{split}.json"]
-        words += [f"{flag}llava", f"{toy}/llava_instruct_{split}.json"]
-        for name, prefix in (("vqa", "v2_"), ("okvqa", "")):
-            words += [f"{flag}{name}", f"{toy}/{prefix}OpenEnded_mscoco_{split}2014_questions.json"]
-            words += [f"{flag}{name}_annotations", f"{toy}/{prefix}mscoco_{split}2014_annotations.json"]
-    return words
+    words = ["--out", str(data), *toyworld.prepare_words(toy), "--unlabelled", "keep"]
+    return [*words, "--llava_samples", str(LLAVA_SAMPLES), "--image_tokens", "36"]  # of the tiny student's pictures
 
 
 def _steps(steps: int) -> str:

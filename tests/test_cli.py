@@ -14,6 +14,7 @@ import pytest
 
 from embervlm import cli
 from embervlm.errors import UserError
+from embervlm.files import write_whole
 from embervlm.options import flags_of
 
 ROOT = Path(__file__).parents[1]
@@ -129,6 +130,9 @@ def test_full_disk_is_one_sentence_and_our_mistakes_are_not(verb: list, capsys: 
     verb.append(fail)
     assert cli.main(["toy"]) == 2
     assert capsys.readouterr().err == "error: outputs/x: No space left on device.\n"
+    verb[0] = lambda settings: write_whole(Path("/proc/no/report.html"), "")
+    assert cli.main(["toy"]) == 2
+    assert capsys.readouterr().err == "error: /proc/no: No such file or directory.\n"
     verb[0] = lambda settings: 1 / 0
     with pytest.raises(ZeroDivisionError):
         cli.main(["toy"])

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Answerer(Protocol):
-    """One answer to the first instruction of each record; `evaluate` hands over a batch at a time."""
+    """One answer to the first instruction of each record; `evaluate` hands over a batch at a time.
+
+    A question that the system cannot read is answered with "". Systems with questions of that kind name them: `unread`.
+    """
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]: ...
 
@@ -31,14 +34,38 @@ def load_pictures(records: Sequence[Record], image_root: Path) -> list[Image.Ima
 
 @dataclasses.dataclass
 class StudentAnswerer:
-    """Answers of an EmberVLM, greedy unless `options` (of transformers' generate) say otherwise."""
+    """Answers of an EmberVLM; a question that is longer than the model reads has none.
+
+    Greedy unless `options` (of transformers' generate) say otherwise, whatever the checkpoint's own settings are.
+    """
 
     model: Any
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
-        images = load_pictures(records, image_root)
-        return _generate(self.model, images, records, max_new_tokens, self.options)
+        return self.about(load_pictures(records, image_root), records, max_new_tokens)
+
+    def about(self, images: Sequence[Any], records: Sequence[Record], max_new_tokens: int) -> list[str]:
+        """The answers about these pictures, one a record, None: no picture."""
+        unread = set(self.unread(records))
+        asked = [at for at, record in enumerate(records) if record.id not in unread]
+        if not asked:
+            return [""] * len(records)
+        with torch.inference_mode():
+            said = self.model.generate(
+                image=[images[at] for at in asked],
+                prompt=[records[at].instruction for at in asked],
+                max_length=max_new_tokens,
+                **{"do_sample": False, **self.options},
+            )
+        answers = dict(zip(asked, said, strict=True))
+        return [answers.get(at, "") for at in range(len(records))]
+
+    def unread(self, records: Sequence[Record]) -> list[str]:
+        """Ids of the records whose question takes all of the model's positions, its picture included."""
+        room = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        read = self.model.processor.encode_prompt
+        return [r.id for r in records if room is not None and len(read(r.instruction, r.image is not None)) >= room]
 
 
 @dataclasses.dataclass
@@ -69,21 +96,26 @@ class WithoutImage:
     answerer: Answerer
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
-        blind = [dataclasses.replace(record, image=None) for record in records]
-        return self.answerer.answers(blind, image_root, max_new_tokens)
+        return self.answerer.answers(_blind(records), image_root, max_new_tokens)
+
+    def unread(self, records: Sequence[Record]) -> list[str]:
+        return unread(self.answerer, _blind(records))
 
 
 class MeanImage:
     """A student that always sees the mean of some pictures: like no picture, but in the form it was trained on."""
 
-    def __init__(self, model: Any, records: Sequence[Record], image_root: Path, most: int = 64) -> None:
+    def __init__(self, student: StudentAnswerer, records: Sequence[Record], image_root: Path, most: int = 64) -> None:
         names = sorted({record.image for record in records if record.image is not None})[:most]
-        self.model = model
+        self.student = student
         self.image = _mean_image([load_image(resolve_image(image_root, name)) for name in names])
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         images = [None if record.image is None else self.image for record in records]
-        return _generate(self.model, images, records, max_new_tokens)
+        return self.student.about(images, records, max_new_tokens)
+
+    def unread(self, records: Sequence[Record]) -> list[str]:
+        return self.student.unread(records)
 
 
 class ShuffledImages:
@@ -103,13 +135,17 @@ class ShuffledImages:
         ]
         return self.answerer.answers(swapped, image_root, max_new_tokens)
 
+    def unread(self, records: Sequence[Record]) -> list[str]:
+        return unread(self.answerer, records)
 
-def _generate(
-    model: Any, images: list, records: Sequence[Record], max_new_tokens: int, options: Mapping[str, Any] | None = None
-) -> list[str]:
-    prompts = [record.instruction for record in records]
-    with torch.inference_mode():
-        return model.generate(image=images, prompt=prompts, max_length=max_new_tokens, **(options or {}))
+
+def _blind(records: Sequence[Record]) -> list[Record]:
+    return [dataclasses.replace(record, image=None) for record in records]
+
+
+def unread(answerer: Answerer, records: Sequence[Record]) -> list[str]:
+    """Ids of the records whose question a system cannot read, as far as it tells."""
+    return answerer.unread(records) if hasattr(answerer, "unread") else []
 
 
 def _mean_image(images: Sequence[Image.Image]) -> Image.Image | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from embervlm.errors import UserError
-from embervlm.evaluate.answerers import load_pictures
+from embervlm.evaluate.answerers import StudentAnswerer, load_pictures
 
 if TYPE_CHECKING:
     from embervlm.data.record import Record
@@ -67,14 +67,21 @@ def common_answers(records: Sequence[Record], most: int) -> list[str]:
 
 
 class ClosedAnswerer:
-    """An `Answerer` that only says what is in the trie."""
+    """An `Answerer` that only says what is in the trie; to a question longer than the model reads, nothing."""
 
     def __init__(self, model: Any, trie: Node) -> None:
         self.model, self.trie = model, trie
 
     def answers(self, records: Sequence[Record], image_root: Path, max_new_tokens: int) -> list[str]:
         """`max_new_tokens` does not matter: every answer of the set may win."""
-        return self.choose(load_pictures(records, image_root), [record.instruction for record in records])
+        unread = set(self.unread(records))
+        asked = [record for record in records if record.id not in unread]
+        said = self.choose(load_pictures(asked, image_root), [r.instruction for r in asked]) if asked else []
+        answers = dict(zip((record.id for record in asked), said, strict=True))
+        return [answers.get(record.id, "") for record in records]
+
+    def unread(self, records: Sequence[Record]) -> list[str]:
+        return StudentAnswerer(self.model).unread(records)
 
     def choose(self, images: list[Any], prompts: list[str]) -> list[str]:
         """The likeliest answer of the set to each question."""

@@ -224,8 +224,7 @@ class _Run:
 
     def _student(self) -> StudentAnswerer:
         assert self.student is not None
-        options = {name: value for name, value in self.decoding.items() if name != "do_sample" or value}
-        return StudentAnswerer(self.student, options)
+        return StudentAnswerer(self.student, self.decoding)
 
     def _teacher(self) -> TeacherAnswerer:
         self.student = None  # its memory is free for the teacher
@@ -269,7 +268,7 @@ GUESSES: dict[str, Callable[[_Run], Answerer]] = {
 SIGHTLESS: dict[str, Callable[[_Run], Answerer]] = {
     "blind": lambda run: WithoutImage(run._student()),
     "mean_picture": lambda run: MeanImage(
-        run.student, run.prepared.records(run.settings.split), run.prepared.image_root
+        run._student(), run.prepared.records(run.settings.split), run.prepared.image_root
     ),
     "shuffled_pictures": lambda run: ShuffledImages(run._student(), run.prepared.records(run.settings.split)),
 }

@@ -45,6 +45,11 @@ def print_result(result: EvalResult, to: Console = console) -> None:
         print_judge(result.judge, to)
     if result.divergence is not None:
         _print_divergence(result.divergence, to)
+    for name, count in result.unread.items():
+        which = f"{count} of the {BENCHMARKS[name].title} questions {'is' if count == 1 else 'are'}"
+        to.print(
+            f"[yellow]{which} longer than the model reads: unanswered, which counts as wrong[/yellow]", soft_wrap=True
+        )
 
 
 def print_judge(found: JudgeResult, to: Console = console) -> None:

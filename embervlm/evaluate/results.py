@@ -31,7 +31,8 @@ class EvalResult:
     "judge": {"model", "prompt": its hash, "mean", "interval", "n", "unparsable"} or null,
     "model": {"checkpoint", "sha256", "parameters"}, "prompts": {"template", "vqa" | ..: the first question as the model
     reads it}, "decoding": {"do_sample", "num_beams", "max_new_tokens": {"vqa" | ..: tokens}, ..},
-    "baselines": [names of the result files beside this one],
+    "baselines": [names of the result files beside this one], "unread": {"vqa" | ..: questions that the model could not
+    read, which count as wrong},
     "settings": {..}, "seconds": {..}, "environment": {..}}; interval: 95%, bootstrap over pictures.
     """
 
@@ -51,6 +52,9 @@ class EvalResult:
     decoding: dict[str, Any] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=list)
     judge: JudgeResult | None = None  # of the answers to instruct
+    unread: dict[str, int] = field(
+        default_factory=dict
+    )  # benchmark -> questions longer than the model reads: no answer
 
     @property
     def vqa_accuracy(self) -> float | None:
@@ -74,6 +78,7 @@ class EvalResult:
             "prompts": self.prompts,
             "decoding": self.decoding,
             "baselines": self.baselines,
+            "unread": self.unread,
             "settings": self.settings,
             "seconds": self.seconds,
             "environment": self.environment,
@@ -97,6 +102,7 @@ class EvalResult:
             prompts=data.get("prompts", {}),
             decoding=data.get("decoding", {}),
             baselines=list(data.get("baselines", [])),
+            unread=data.get("unread", {}),
             settings=data.get("settings", {}),
             seconds=data.get("seconds", {}),
             environment=data.get("environment", {}),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embervlm.data.prepared import PreparedSet
-from embervlm.evaluate.answerers import Answerer, StudentAnswerer
+from embervlm.evaluate.answerers import Answerer, StudentAnswerer, unread
 from embervlm.evaluate.asking import Unfinished, ask, progress_bar
 from embervlm.evaluate.benchmarks import BENCHMARKS, select
 from embervlm.evaluate.closed import ClosedAnswerer, build_trie, common_answers
@@ -80,6 +80,7 @@ def evaluate(
     instruct = None
     predictions: dict[str, dict[str, str]] = {}
     seconds: dict[str, float] = {}
+    missed = {benchmark: len(unread(answerer, records)) for benchmark, records in chosen.items()}
 
     def put(system: Answerer, records: Sequence[Record], limit: int, title: str, part: str) -> list[str]:
         return ask(
@@ -137,6 +138,7 @@ def evaluate(
         },
         seconds={phase: round(value, 2) for phase, value in seconds.items()},
         environment=environment(),
+        unread={benchmark: count for benchmark, count in missed.items() if count},
     )
 
 
@@ -148,22 +150,44 @@ def _closed(answerer: Answerer, prepared: PreparedSet, benchmark: str, most: int
     return ClosedAnswerer(answerer.model, trie)
 
 
-def evaluate_subset(
-    model: Any, prepared: PreparedSet, split: str = "val", max_samples: int = 200, batch_size: int = 64, seed: int = 0
-) -> dict[str, float]:
-    """A quick look during training at a fixed, seeded subset: vqa_accuracy, and instruct_score and coherence.
+def choose_subset(
+    model: Any, prepared: PreparedSet, split: str = "val", max_samples: int = 200, seed: int = 0
+) -> tuple[dict[str, list[Record]], list[str]]:
+    """For a quick look: the records of each benchmark, drawn by `seed`, and the ids of those that are left out of them
+    because their question is longer than the model reads.
 
-    Benchmarks without records are left out. vqa_accuracy falls back to OK-VQA where there is no VQA-v2.
+    Benchmarks without records are left out, and OK-VQA where there is VQA-v2.
     """
     records = prepared.records(split)
     sources = {record.metadata.get("source") for record in records}
     present = [name for name, benchmark in BENCHMARKS.items() if benchmark.source in sources]
     if "vqa" in present:
         present = [name for name in present if name != "okvqa"]
+    chosen = select(records, present, split, max_samples, seed) if present else {}
+    missed = StudentAnswerer(model).unread([record for some in chosen.values() for record in some])
+    read = {name: [record for record in some if record.id not in set(missed)] for name, some in chosen.items()}
+    return {name: some for name, some in read.items() if some}, missed
+
+
+def evaluate_subset(
+    model: Any,
+    prepared: PreparedSet,
+    chosen: Mapping[str, Sequence[Record]],
+    batch_size: int = 64,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """A quick look during training at the records of `choose_subset`: vqa_accuracy, and instruct_score and coherence.
+
+    Args:
+        options: of transformers' generate; None: greedy. Where they sample, `seed` gives the same answers each time.
+    """
+    answerer = StudentAnswerer(model, options or {})
     found: dict[str, float] = {}
-    for name, some in select(records, present, split, max_samples, seed).items() if present else ():
+    for name, some in chosen.items():
         limit = BENCHMARKS[name].max_new_tokens
-        answers = ask(StudentAnswerer(model), some, prepared.image_root, limit, batch_size, None)
+        drawn = seed if answerer.options.get("do_sample") else None
+        answers = ask(answerer, some, prepared.image_root, limit, batch_size, None, seed=drawn)
         if name == "instruct":
             scores = score_instruct(some, answers, seed)
             found |= {"instruct_score": scores.score, "coherence": scores.coherence}

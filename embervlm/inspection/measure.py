@@ -12,6 +12,7 @@ import torch
 from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.encode import IGNORE
+from embervlm.batch.sampler import source_of
 from embervlm.batch.targets import TeacherTargets
 from embervlm.batch.teaching import Teaching
 from embervlm.distill.loss import LossOptions
@@ -19,6 +20,8 @@ from embervlm.distill.targets import Targets
 from embervlm.evaluate.divergence import Divergence, measure_divergence
 from embervlm.inspection.view import Shares, count_kinds
 from embervlm.teachers.facts import TeacherFacts, teacher_facts
+from embervlm.teachers.gate import Surprise
+from embervlm.teachers.outputs import TeacherOutputs
 
 COMPARED_POSITIONS = 64
 """So many are compared with the teacher's whole distribution, which takes a megabyte each with large vocabularies."""
@@ -82,10 +85,18 @@ def measure_targets(data: RecordDataset, teaching: Teaching, temperature: float,
     return TargetFacts(count_kinds(kinds), events, rest, label_mass, float(rows[3].max()))
 
 
-def measure_teacher(data: RecordDataset, teaching: Teaching, temperature: float, batch_size: int = 16) -> TeacherFacts:
-    """The teacher on the answers of the data."""
-    parts = (data.records[start : start + batch_size] for start in range(0, len(data), batch_size))
-    return teacher_facts((said for part in parts for turns in teaching.outputs(part) for said in turns), temperature)
+def measure_teacher(
+    data: RecordDataset, teaching: Teaching, temperature: float, fewest: int, batch_size: int = 16
+) -> tuple[TeacherFacts, dict[str, Surprise]]:
+    """The teacher on the answers of the data, and its surprise on each source with so many records or more."""
+    said: dict[str, list[list[TeacherOutputs]]] = {}
+    for start in range(0, len(data), batch_size):
+        part = data.records[start : start + batch_size]
+        for record, turns in zip(part, teaching.outputs(part), strict=True):
+            said.setdefault(source_of(record), []).append(list(turns))
+    facts = teacher_facts((one for answers in said.values() for turns in answers for one in turns), temperature)
+    judged = {name: answers for name, answers in sorted(said.items()) if len(answers) >= fewest}
+    return facts, {name: Surprise.of([one for turns in answers for one in turns]) for name, answers in judged.items()}
 
 
 def measure_gradient(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from rich.panel import Panel
@@ -13,9 +15,11 @@ from rich.text import Text
 
 from embervlm import tokens
 from embervlm.batch.dataset import RecordDataset
+from embervlm.batch.sampler import source_of
 from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
+from embervlm.data.record import Record
 from embervlm.device import pick_device
 from embervlm.distill.loss import LossOptions
 from embervlm.errors import UserError
@@ -35,6 +39,7 @@ from embervlm.inspection.view import render_example, shows_much, view_example
 from embervlm.settings import TrainSettings, VerifySettings
 from embervlm.teachers.facts import TeacherFacts
 from embervlm.teachers.from_logprobs import TAIL_EFFECT
+from embervlm.teachers.gate import ADVICE, Surprise, draw_by_source
 from embervlm.teachers.outputs import SERVED
 from embervlm.teachers.registry import load_teacher, loading_options
 from embervlm.teachers.store import TeacherCache
@@ -46,6 +51,7 @@ TEMPERATURE = TrainSettings.distillation_temperature
 OPTIONS = LossOptions(TrainSettings.distillation_alpha, 1 - TrainSettings.distillation_alpha, TEMPERATURE)
 
 FEWEST_TARGETS = 0.7  # share of positions; byte alignment reaches 0.9 and more with every pair that we tried
+FEWEST = 16  # records of a source by which the teacher is judged on it alone
 MOST_PERPLEXITY = 200.0  # 2 to 5 on answers in the teacher's own style, tens on bare words, thousands when all is wrong
 LEAST_COSINE = 0.9  # caches of sure teachers reach .99
 MOST_START_EXCESS = 2.0  # nats above ln V that a new student's cross-entropy may start with
@@ -59,6 +65,7 @@ class Facts:
     trained: bool
     teaching: Teaching
     teacher: TeacherFacts
+    surprises: Mapping[str, Surprise]  # of each source with enough records
     targets: TargetFacts
     start: Divergence
     step: StepFacts
@@ -92,12 +99,7 @@ def judge(facts: Facts) -> list[Check]:
             f"sums off by {targets.worst_sum:.1e} at most",
             "The cache is damaged; make it again.",
         ),
-        Check(
-            "the teacher finds the answers likely",
-            facts.teacher.perplexity < MOST_PERPLEXITY,
-            f"perplexity {facts.teacher.perplexity:.2f}",
-            "Wrong chat template, other pictures, or a teacher that does not know this data: try test_teacher.py.",
-        ),
+        _likely(facts),
         Check(
             "loss and gradients are numbers, in every trained part",
             finite and least > 0,
@@ -127,12 +129,37 @@ def judge(facts: Facts) -> list[Check]:
     return checks
 
 
+def _likely(facts: Facts) -> Check:
+    """By all tokens, and source by source: the words of long texts follow from one another, and would hide a source of
+    short answers."""
+    worse = {name: surprise for name, surprise in facts.surprises.items() if surprise.worse}
+    each = ", ".join(f"{name} {math.exp(surprise.teacher):.2f}" for name, surprise in facts.surprises.items())
+    found = f"perplexity {facts.teacher.perplexity:.2f}" + (f" ({each})" if each else "")
+    if worse:
+        found += "; less likely than counting words does: " + ", ".join(
+            f"{name}, {surprise.teacher:.2f} nats a token against {surprise.counted:.2f}"
+            for name, surprise in worse.items()
+        )
+    return Check(
+        "the teacher finds the answers likely",
+        facts.teacher.perplexity < MOST_PERPLEXITY and not worse,
+        found,
+        f"{ADVICE} Or the teacher does not know this data.",
+    )
+
+
+def _drawn(records: Sequence[Record], most: int) -> list[Record]:
+    """At most so many records of each source, in turns."""
+    each = draw_by_source(records, most).values()
+    return [record for turn in zip_longest(*each) for record in turn if record is not None]
+
+
 def run_verify(settings: VerifySettings) -> int:
     """Prints the screen. Returns 0, or 1 when a check fails."""
     if settings.stage == 1:
         raise UserError("Stage 1 learns from labels alone, there is no distillation to verify: pass --stage 2.")
     prepared = open_prepared(settings.dataset_path)
-    records = prepared.records("train")[: settings.samples]
+    records = _drawn(prepared.records("train"), settings.samples)
     model, student = open_student(settings.preset, settings.checkpoint)
     assert model.processor is not None
     model.to(pick_device("auto"))  # type: ignore[arg-type]
@@ -144,13 +171,15 @@ def run_verify(settings: VerifySettings) -> int:
             teacher, prepared.image_root, model.processor.tokenizer, len(teaching.token_bytes)
         ).targets
         whole = measure_gradient(model, data, teaching.targets, everything, TEMPERATURE)
+    knows, surprises = measure_teacher(data, teaching, TEMPERATURE, FEWEST)
     facts = Facts(
         student=student,
         vocabulary=len(model.processor.tokenizer),
         student_fingerprint=tokens.fingerprint(model.processor.tokenizer),
         trained=settings.checkpoint is not None,
         teaching=teaching,
-        teacher=measure_teacher(data, teaching, TEMPERATURE),
+        teacher=knows,
+        surprises=surprises,
         targets=measure_targets(data, teaching, TEMPERATURE),
         start=measure_student(model, data.records, data, teaching, TEMPERATURE),
         step=measure_step(model, data, teaching, OPTIONS, samples=8),
@@ -194,7 +223,7 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
             f"{teaching.tokenizer_fingerprint}{' (the same)' if same else ''}"
             f"{f'; sees no picture, is told by {teaching.told}' if teaching.told else ''}",
         ),
-        ("data", f"{prepared.folder}, the first {len(data)} records of train"),
+        ("data", f"{prepared.folder}, {_sources(data.records)} of train"),
         ("targets", str(targets.shares)),
         (
             f"at T = {TEMPERATURE:g}",
@@ -232,6 +261,10 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
     console.print(
         "[bold green]Ready to train.[/]" if not wrong else f"[bold red]{wrong} of {len(checks)} checks fail.[/]"
     )
+
+
+def _sources(records: Sequence[Record]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(map(source_of, records)).items()))
 
 
 def _example(data: RecordDataset, teaching: Teaching) -> Panel:

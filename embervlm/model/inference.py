@@ -44,9 +44,9 @@ def run_inference(settings: InferenceSettings) -> None:
         check_place(settings.heatmap)
     image = None if settings.image is None else load_image(settings.image)
     model = EmberVLM.from_pretrained(settings.checkpoint).eval().to(pick_device(settings.device))
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"do_sample": settings.do_sample}
     if settings.do_sample:
-        options = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+        options |= {"temperature": settings.temperature, "top_p": settings.top_p}
     answered = ask(model, image, settings.prompt, settings.max_length, explain=settings.explain, **options)
     console.print(f"[bold]{escape(answered.text) or '(nothing)'}[/]", soft_wrap=True)
     if settings.explain:

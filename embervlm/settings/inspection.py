@@ -27,7 +27,7 @@ class VerifySettings(TeacherLoading):
     compare_teacher: bool = option(
         False, "With a cache: load its teacher, too, and compare the gradients with its full distribution"
     )
-    samples: int = option(32, "Samples to look at", minimum=1)
+    samples: int = option(32, "Samples of each source to look at", minimum=1)
 
 
 def _as_train(name: str, **changes: Any) -> Any:

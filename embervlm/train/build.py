@@ -117,8 +117,6 @@ def build_model(settings: TrainSettings, start: Start) -> EmberVLM:
         model.unfreeze_vision(settings.unfreeze_vision)
     if stage == 1 and settings.language_model is not None:
         model.language_model.requires_grad_(False)
-    if settings.do_sample:
-        model.generation_config.do_sample, model.generation_config.top_p = True, settings.top_p
     return model
 
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 
 from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.features import FrozenFeatures
 from embervlm.batch.targets import TeacherTargets
+from embervlm.console import console
 from embervlm.data.official import image_key
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record
 from embervlm.evaluate.divergence import measure_divergence
-from embervlm.evaluate.runner import evaluate_subset
+from embervlm.evaluate.runner import choose_subset, evaluate_subset
 from embervlm.settings import TrainSettings
 
 
@@ -64,9 +66,12 @@ def build_evaluation(
     records = evaluated(settings, prepared)
     image_root = settings.image_root or prepared.image_root
     size = settings.batch_size
+    sampling = {"do_sample": True, "top_p": settings.top_p} if settings.do_sample else {}
+    asked: dict[str, list[Record]] | None = None
     dataset = None if teacher else RecordDataset(records, image_root, processor, settings.max_length, features=features)
 
     def measure(model: Any, step: int) -> dict[str, float]:
+        nonlocal asked
         if dataset is None:
             assert teacher is not None
             found = measure_divergence(
@@ -76,9 +81,21 @@ def build_evaluation(
         else:
             metrics = {"eval_loss": validation_loss(model, dataset, size)}
         if stage == 2:
-            # Half of the samples to each of the two kinds of questions.
-            count = max(1, settings.eval_samples // 2)
-            metrics |= evaluate_subset(model, prepared, "val", count, size, settings.seed)
+            if asked is None:
+                # Half of the samples to each of the two kinds of questions.
+                asked, unread = choose_subset(model, prepared, "val", max(1, settings.eval_samples // 2), settings.seed)
+                _tell(unread)
+            metrics |= evaluate_subset(model, prepared, asked, size, settings.seed, sampling)
         return metrics
 
     return measure
+
+
+def _tell(unread: Sequence[str]) -> None:
+    if unread:
+        first = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")
+        console.print(
+            f"[yellow]note[/] Evaluations leave out {len(unread)} questions of val that are longer than the model "
+            f"reads: {escape(first)}.",
+            soft_wrap=True,
+        )

@@ -26,11 +26,13 @@ PATCH = 16
 # Qwen's pattern: letters with one mark or blank before them, digits singly, punctuation with the line breaks after it.
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Line breaks are written as expressions: a template drops the one that follows a block.
+# It was trained on bare questions and answers no others: the line that `prepare` adds to them is left out.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\\n' }}{% endif %}{% endfor %}"
-    "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
+    "{% for item in message['content'] %}{% if item['type'] == 'text' %}"
+    "{{ item['text'] | replace('\\nAnswer the question using a single word or phrase.', '') }}{% endif %}{% endfor %}"
     "{{ '\\nASSISTANT:\\n' }}{% else %}"
     "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token }}{% endif %}{% endfor %}"

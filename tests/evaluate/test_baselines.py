@@ -44,7 +44,7 @@ def test_shuffled_images_never_leave_a_picture_in_place(prepared):
 
 def test_the_mean_image_is_the_same_for_all(student, prepared):
     records = prepared.records("val")[:1] + prepared.records("val")[4:5]  # one question, two pictures
-    mean = MeanImage(student, prepared.records("train"), prepared.image_root)
+    mean = MeanImage(StudentAnswerer(student), prepared.records("train"), prepared.image_root)
     assert mean.image.getpixel((3, 3)) == (90, 73, 97)
     first, second = mean.answers(records, prepared.image_root, 4)
     assert (

@@ -1,5 +1,6 @@
 """Asking, scoring, and what is left on disk."""
 
+import copy
 import json
 import shutil
 from collections import Counter
@@ -7,14 +8,15 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
+from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
-from embervlm.evaluate.answerers import StudentAnswerer
+from embervlm.evaluate.answerers import MeanImage, ShuffledImages, StudentAnswerer, WithoutImage
 from embervlm.evaluate.asking import ask
 from embervlm.evaluate.benchmarks import select
 from embervlm.evaluate.command import run_evaluate
 from embervlm.evaluate.printing import print_result
-from embervlm.evaluate.results import load_result, predictions_path, save_result
-from embervlm.evaluate.runner import evaluate, evaluate_subset
+from embervlm.evaluate.results import EvalResult, load_result, predictions_path, save_result
+from embervlm.evaluate.runner import choose_subset, evaluate, evaluate_subset
 from embervlm.settings import EvaluateSettings
 
 ALL = ("vqa", "okvqa", "instruct")
@@ -114,10 +116,52 @@ def test_the_table_is_the_guides(prepared):
 
 def test_a_quick_look_during_training_leaves_the_model_as_it_was(student, prepared):
     student.train()
-    first = evaluate_subset(student, prepared, "val", 1, 4)
-    assert set(first) == {"vqa_accuracy", "instruct_score", "coherence"}
-    assert student.training and first == evaluate_subset(student, prepared, "val", 1, 4)
+    chosen, unread = choose_subset(student, prepared, "val", 1)
+    first = evaluate_subset(student, prepared, chosen, 4)
+    assert set(first) == {"vqa_accuracy", "instruct_score", "coherence"} and not unread
+    assert student.training and first == evaluate_subset(student, prepared, chosen, 4)
     student.eval()
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_says(student, prepared, monkeypatch):
+    """A result that says `do_sample: false` must be the same each time."""
+    chosen, _ = choose_subset(student, prepared, "val", 6)
+    records = [record for some in chosen.values() for record in some]
+    greedy = StudentAnswerer(student).answers(records, prepared.image_root, 6)
+    monkeypatch.setattr(student, "generation_config", copy.deepcopy(student.generation_config))
+    student.generation_config.do_sample, student.generation_config.temperature = True, 5.0
+    assert StudentAnswerer(student, {"num_beams": 1}).answers(records, prepared.image_root, 6) == greedy
+    sampled = [evaluate_subset(student, prepared, chosen, 4, 1, {"do_sample": True}) for _ in range(2)]
+    assert sampled[0] == sampled[1]
+
+
+def long_world(prepared, tmp_path):
+    """The data with one question of VQA that no student can read."""
+    shutil.copytree(prepared.folder, tmp_path / "long")
+    rows = [json.loads(line) for line in (tmp_path / "long" / "val.jsonl").open(encoding="utf-8")]
+    rows.append({**rows[0], "id": "vqa-long", "instruction": "word " * 3000})
+    (tmp_path / "long" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return open_prepared(tmp_path / "long")
+
+
+def test_a_question_longer_than_the_model_reads_is_wrong_and_told(student, prepared, tmp_path):
+    """It stopped the evaluation; left out, a student that reads less would score more."""
+    longer = long_world(prepared, tmp_path)
+    result = evaluate(StudentAnswerer(student), longer, ("vqa",), batch_size=2, closed_answers=4, progress=False)
+    assert result.unread == {"vqa": 1} and result.vqa["vqa"].overall.n == result.closed["vqa"].overall.n == 7
+    assert result.predictions["vqa"]["vqa-long"] == result.predictions["vqa_closed"]["vqa-long"] == ""
+    assert EvalResult.from_json(json.loads(json.dumps(result.to_json()))).unread == {"vqa": 1}
+    console = Console(record=True, width=200)
+    print_result(result, console)
+    assert "1 of the VQA questions is longer than the model reads" in console.export_text()
+    for other in (
+        WithoutImage(StudentAnswerer(student)),
+        ShuffledImages(StudentAnswerer(student), longer.records("val")),
+        MeanImage(StudentAnswerer(student), longer.records("val"), longer.image_root),
+    ):
+        assert evaluate(other, longer, ("vqa",), progress=False).unread == {"vqa": 1}
+    chosen, unread = choose_subset(student, longer, "val", 7)
+    assert unread == ["vqa-long"] and len(chosen["vqa"]) == 6
 
 
 def test_the_verb_evaluates_a_checkpoint(student, prepared, tmp_path):

@@ -5,11 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import open_prepared
+from embervlm.data.settings import PrepareSettings
+from embervlm.data.toyworld import prepare_words, write_toy
 from embervlm.errors import UserError
 from embervlm.inspection import verify
+from embervlm.options import parse
 from embervlm.settings import VerifySettings
 from embervlm.teachers.cache import build_cache
+from embervlm.teachers.gate import Surprise
 from embervlm.teachers.registry import load_teacher
 from tests.tiny_teacher import make_tiny_teacher
 from tests.train.small_world import make_world
@@ -54,6 +59,7 @@ def test_each_thing_that_can_be_wrong_is_named(facts):
         "speaks about": replace(facts, targets=replace(targets, shares=replace(targets.shares, none=10_000))),
         "distributions": replace(facts, targets=replace(targets, worst_sum=0.2)),
         "likely": replace(facts, teacher=replace(facts.teacher, perplexity=5_000.0)),
+        "finds the answers": replace(facts, surprises={"llava_instruct": Surprise(0.1, 3.7), "vqa_v2": Surprise(3, 2)}),
         "every trained part": replace(facts, step=replace(step, gradients={**step.gradients, "projector": 0.0})),
         "are numbers": replace(facts, step=replace(step, loss=float("nan"))),
         "near chance": replace(facts, start=replace(facts.start, ce_per_token=12.0)),
@@ -64,12 +70,28 @@ def test_each_thing_that_can_be_wrong_is_named(facts):
     assert failing(replace(wrong["near chance"], trained=True)) == []
 
 
+def test_a_source_is_not_hidden_by_those_before_it(tmp_path, capsys):
+    """A prepared set holds source behind source; the first records alone would all be of one."""
+    write_toy(tmp_path / "toy", 30, 4, seed=0)
+    words = ["--out", str(tmp_path / "data"), *prepare_words(tmp_path / "toy")]
+    words[words.index("--vqa_prompt") + 1] = "Q: {question} Reply shortly."  # nothing that it was trained on
+    run_prepare(parse(PrepareSettings, words))
+    settings = VerifySettings(
+        dataset_path=tmp_path / "data" / "stage2", preset="tiny", teacher_model="toy-llava", samples=16
+    )
+    assert verify.run_verify(settings) == 1
+    out = capsys.readouterr().out
+    assert "WRONG the teacher finds the answers likely" in out and "--vqa_prompt" in out
+    wrong = out.split("less likely than counting words does: ")[1].splitlines()[0]
+    assert "vqa_v2, " in wrong and "llava_instruct" not in wrong
+
+
 def test_the_screen_of_a_live_teacher(world, capsys):
     data, teacher, _ = world
     code = verify.run_verify(VerifySettings(dataset_path=data, preset="tiny", teacher_model=str(teacher), samples=4))
     out = capsys.readouterr().out
     assert code == 1  # a random teacher finds the answers unlikely
-    assert "WRONG the teacher finds the answers likely" in out and "test_teacher.py" in out
+    assert "WRONG the teacher finds the answers likely" in out and "embervlm test-teacher" in out
     for said in ("tokenizer", "anchored", "of the mass in the tail", "student reads", "KL(student || teacher)"):
         assert said in out
     assert "cosine 0." in out  # 48 of its 369 words against all

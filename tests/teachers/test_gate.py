@@ -13,7 +13,7 @@ from embervlm import cli
 from embervlm.data.prepared import PreparedSet
 from embervlm.data.record import Record, write_records
 from embervlm.errors import UserError
-from embervlm.teachers.gate import check_teacher, unigram_surprise
+from embervlm.teachers.gate import OTHERS, check_teacher, draw_by_source, unigram_surprise
 from embervlm.teachers.registry import load_teacher
 from tests.teachers.test_cache import make_prepared
 from tests.tiny_teacher import make_tiny_teacher
@@ -62,3 +62,37 @@ def test_a_teacher_that_knows_the_answers_passes(data: PreparedSet, tmp_path: Pa
         check_teacher(teacher, data, "train", 16)
     teacher.score = sure  # type: ignore[method-assign]
     check_teacher(teacher, data, "train", 16)
+
+
+def test_a_source_that_the_teacher_does_not_know_is_not_hidden_by_another(data: PreparedSet, tmp_path: Path):
+    """Long answers that it knows well have so many tokens that the mean over all looks right."""
+    long = "the red star is left of the blue square and the circle is above it"
+    rows = [Record(f"l-{n}", None, "Tell.", long, metadata={"source": "llava_instruct"}) for n in range(120)]
+    short = [Record(f"o-{n}", None, "Is it?", "no", metadata={"source": "ok_vqa"}) for n in range(40)]
+    write_records(data.folder / "train.jsonl", [*rows, *short, *data.records("train")])
+    teacher = load_teacher(str(make_tiny_teacher(tmp_path / "teacher")))
+    score = teacher.score
+
+    def knows(*sources: str):
+        def asked(records, *arguments):
+            known = [record.metadata["source"] in sources for record in records]
+            return [
+                [dataclasses.replace(t, realised_logprobs=t.realised_logprobs * (0.01 if sure else 1)) for t in turns]
+                for sure, turns in zip(known, score(records, *arguments), strict=True)
+            ]
+
+        teacher.score = asked  # type: ignore[method-assign]
+        check_teacher(teacher, PreparedSet(data.folder, data.folder, {}), "train", 16)
+
+    with pytest.raises(UserError, match=r"on 120 records of vqa_v2 against [\d.]+\. .*--vqa_prompt") as raised:
+        knows("llava_instruct")
+    assert "records of llava" not in str(raised.value) and "ok_vqa" not in str(raised.value)
+    knows("llava_instruct", "vqa_v2")  # 40 records of ok_vqa are too few to judge by
+
+
+def test_small_sources_are_judged_together():
+    rows = [Record(f"{n}", None, "?", "a", metadata={"source": f"s{n % 4}"}) for n in range(40)]
+    assert {name: len(some) for name, some in draw_by_source(rows, 100, 20).items()} == {OTHERS: 40}
+    drawn = draw_by_source(rows, 5, 10)
+    assert {name: len(some) for name, some in drawn.items()} == {f"s{n}": 5 for n in range(4)}
+    assert drawn == draw_by_source(rows, 5, 10) and not draw_by_source(rows, 5, 50)

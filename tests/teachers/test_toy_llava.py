@@ -8,7 +8,7 @@ import pytest
 from transformers import LlavaForConditionalGeneration
 
 from embervlm.data.prepare import run_prepare
-from embervlm.data.settings import PrepareSettings
+from embervlm.data.settings import LLAVA_SHORT, PrepareSettings
 from embervlm.data.toyworld import write_toy
 from embervlm.demo import prepare_words
 from embervlm.distill.align import ANCHORED, align
@@ -53,6 +53,13 @@ def test_its_template_writes_what_it_was_trained_on(teacher, monkeypatch: pytest
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     text = teacher.processor.apply_chat_template(messages).replace("<image>", "<image>" * 36)
     assert teacher.tokenizer.encode(text, add_special_tokens=False) == lessons.row().ids
+
+
+def test_the_line_that_prepare_adds_costs_it_no_answer(teacher) -> None:
+    """Trained on bare questions, it answers any other with half a description: 8 right of 100, and nothing stops."""
+    asked = [LLAVA_SHORT.replace("{question}", question) for question in ("What color is it?", "Is it?")]
+    turns, bare = ((question, "red") for question in asked), (("What color is it?", "red"), ("Is it?", "red"))
+    assert teacher._render(tuple(turns), True) == teacher._render(bare, True)
 
 
 def test_the_world_exercises_alignment() -> None:

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import random
+import shlex
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from embervlm import cli
 from embervlm.data.toyworld.draw import PIXELS, draw
 from embervlm.data.toyworld.files import write_toy
 from embervlm.data.toyworld.people import five_answers_twice, ten_answers
@@ -53,6 +55,18 @@ def test_a_share_of_the_pictures_is_annotated_and_nothing_else_changes(tmp_path:
         for file in files:
             (tmp_path / folder / file).unlink()
     assert _digest(tmp_path / "all") == _digest(tmp_path / "half") == _digest(tmp_path / "few")
+
+
+def test_the_command_that_fits_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With prepare's own prompt, the embedded teacher was asked questions that it cannot read."""
+    words = ["toy", "--out", str(tmp_path / "a toy"), "--train_images", "8", "--val_images", "3", "--annotated", "0.5"]
+    assert cli.main(words) == 0
+    name, *printed = shlex.split(capsys.readouterr().out.split("\n\n")[-1].replace("\\\n", ""))
+    assert name == "embervlm" and cli.main([*printed, "--out", str(tmp_path / "data")]) == 0
+    asked = [json.loads(line) for line in (tmp_path / "data" / "stage2" / "train.jsonl").open(encoding="utf-8")]
+    assert {row["metadata"]["source"] for row in asked} == {"vqa_v2", "ok_vqa", "llava_instruct"}
+    assert all("\n" not in row["instruction"] for row in asked)
+    assert any(not row["response"] for row in asked)
 
 
 def _rows(toy: Path, name: str, key: str) -> list[dict]:
