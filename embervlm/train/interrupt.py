@@ -19,6 +19,9 @@ STDERR = 2
 ONE_PRESS = 2.0
 """Seconds in which signals count as one: torchrun passes on the Ctrl-C that its processes had from the terminal too."""
 
+GRACE = 30
+"""Seconds for which a loader's process goes on after SIGTERM."""
+
 NOTICE = "\nStopping after this step, and saving a checkpoint. Once more to stop at once, without.\n"
 
 
@@ -27,8 +30,13 @@ def begin_worker(worker: int, num_workers: int, rank: int) -> None:
     for the step it is in. A terminal and a service manager send them to all."""
     seed_worker(worker, num_workers, rank)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The next SIGTERM is that of the training process, which waits at its end for workers that it has so ended.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
+    signal.signal(signal.SIGTERM, _last_batches)
+
+
+def _last_batches(number: int, frame: FrameType | None) -> None:
+    """The next one ends the worker, and so does time: whoever sent the first may be waiting for its end."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(GRACE)
 
 
 class StopOnSignal(TrainerCallback):

@@ -71,7 +71,7 @@ class EmberTrainer(Trainer):
         self._reported = time.monotonic()
         self._batches = 0  # of this process since the last report
         self.best_by = plan.best_by  # what really chose
-        self._loader: DataLoader[Any] | None = None
+        self._loader: Any = None
         self._resumed: Path | None = None
         self._rotation = Rotation(self._folder, self.args.save_total_limit, None)
         self.seconds = 0.0  # of the whole `train()`, known at its end
@@ -82,7 +82,9 @@ class EmberTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
-            if (batches := getattr(self._loader, "_iterator", None)) is not None:  # persistent workers outlive an epoch
+            # Persistent workers outlive the last epoch, and would be waited for when the interpreter ends.
+            batches: Any = getattr(getattr(self._loader, "base_dataloader", None), "_iterator", None)
+            if hasattr(batches, "_shutdown_workers"):
                 batches._shutdown_workers()
 
     @property
@@ -117,7 +119,7 @@ class EmberTrainer(Trainer):
         )
         workers = self.args.dataloader_num_workers
         data: Any = self.train_dataset
-        self._loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             data,
             batch_sampler=batches,
             collate_fn=self.data_collator,
@@ -126,7 +128,10 @@ class EmberTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             worker_init_fn=partial(begin_worker, num_workers=workers, rank=self.args.process_index),
         )
-        return prepare_data_loader(self._loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        self._loader = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return self._loader
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         return super().get_batch_samples(self.waits.timed(epoch_iterator), num_batches, device)

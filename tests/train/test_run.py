@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -246,6 +248,14 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(data, tmp_path, monk
     monkeypatch.undo()
     assert run.run_train(settings(data, tmp_path, max_steps=5, resume_from=stopped)) == 0
     assert set(history(tmp_path / "stage2", "stage2/sft_loss")) == {1, 2, 3, 4, 5}
+
+
+def test_a_run_with_loading_processes_comes_to_its_end(data, tmp_path):
+    """They outlive the first SIGTERM; python, when it ends, sends one to each and waits."""
+    words = ["--preset", "tiny", "--data_dir", str(data), "--output_dir", str(tmp_path), "--disable_distillation"]
+    words += ["--max_steps", "2", "--batch_size", "3", "--dataloader_workers", "2"]
+    subprocess.run([sys.executable, "-m", "embervlm.cli", "train", *words], check=True, timeout=240)
+    assert (tmp_path / "stage2/checkpoint-final").is_dir()
 
 
 def test_one_press_that_arrives_twice_is_one_press(monkeypatch, capfd):
