@@ -38,7 +38,6 @@ SYSTEMS: dict[str, tuple[Kind, str]] = {
 }
 """`EvalResult.system` -> its place in the story and its name in the table. The order is the table's."""
 
-WITHOUT_TEACHER = "A student learns from its labels"
 UNDISTILLED = "undistilled"
 """Folder beside stage1/ and stage2/ where the same training without a teacher lies."""
 
@@ -54,10 +53,6 @@ TOLD = (
     "learning_rate", "batch_size", "epochs", "max_steps", "warmup_steps", "max_length", "seed",
 )  # fmt: skip
 """Settings of the training that a report names."""
-
-
-OF_A_TEACHER = TOLD[1:5]
-"""Those that mean nothing without one."""
 
 
 def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) -> ReportInputs:
@@ -87,16 +82,11 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
         runs=runs,
         phases=demo_phases(demo) if demo.is_file() else measured_phases(runs, results),
     )
-    if not taught(outputs / "stage2"):
-        inputs = dataclasses.replace(inputs, title=WITHOUT_TEACHER)
     row = inputs.system("student")
     if row is None:
         return inputs
     inputs = dataclasses.replace(
-        inputs,
-        environment=row.result.environment,
-        settings=_settings(row.result),
-        subtitle=_subtitle(row.result) + _from_elsewhere(row.result, outputs, runs),
+        inputs, environment=row.result.environment, settings=_settings(row.result), subtitle=_subtitle(row.result)
     )
     prepared = find_data(row.result, run_dir)
     inputs = dataclasses.replace(inputs, sights=_sights(row.result, evaluations, results, prepared))
@@ -132,8 +122,6 @@ def system_rows(results: Sequence[EvalResult]) -> tuple[SystemRow, ...]:
         name = "student" if result.system == student else result.system
         place = order.index(name) if name in order else order.index("undistilled")
         seen[name] += 1
-        if name == "student" and _untaught(result):
-            title = SYSTEMS["undistilled"][1]
         if seen[name] > 1:
             kind, title = "other", f"{title} ({seen[name]})"
         elif name == "student":
@@ -146,7 +134,7 @@ def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
     """The histories of both stages, and of the student without a teacher."""
     places: list[tuple[Path, str, Kind, int]] = [
         (outputs / "stage1", "Stage 1", "other", 1),
-        (outputs / "stage2", "with teacher" if taught(outputs / "stage2") else "without teacher", "student", 2),
+        (outputs / "stage2", "with teacher", "student", 2),
         (outputs / UNDISTILLED / "stage2", "without teacher", "undistilled", 2),
     ]
     runs = []
@@ -155,15 +143,6 @@ def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
             data = read_metrics(folder / "metrics.json")
             runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
     return tuple(runs)
-
-
-def taught(folder: Path) -> bool:
-    """Whether a stage had a teacher, by the first of its checkpoints that tells; where none does, it is taken to."""
-    for path in sorted(folder.glob("checkpoint-*/training_args.json")):
-        with suppress(UserError):
-            if isinstance(told := read_json(path), dict) and "teacher" in told:
-                return told["teacher"] is not None
-    return True
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -230,13 +209,12 @@ def with_looks(
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     temperature = _trained(student.result).get("settings", {}).get("distillation_temperature", 2.0)
     heard = (said for record in records[:HEARD] for said in view.outputs([record])[0])
-    teacher = "its labels" if _untaught(student.result) else view.name
     kept = CacheFacts(
         view.bytes_per_token, 2.0 * len(view.token_bytes), teacher=teacher_facts(heard, float(temperature))
     )
     return dataclasses.replace(
         inputs,
-        title=f"A student of {millions:.{0 if millions >= 10 else 1}f}M parameters learns from {teacher}",
+        title=f"A student of {millions:.{0 if millions >= 10 else 1}f}M parameters learns from {view.name}",
         aligned=aligned_example(dataset, view),
         next_token=next_token_example(model, dataset, view),
         cache=kept,
@@ -276,11 +254,8 @@ def _sights(
 def _settings(result: EvalResult) -> dict[str, Any]:
     """How the student was trained, from its checkpoint, and how it was asked."""
     trained = _trained(result)
-    # What was really done: a cache names its teacher, a short run has a shorter warm-up.
-    settings = trained.get("settings", {}) | {"teacher_model": trained.get("teacher")}
-    settings |= {"warmup_steps": trained.get("warmup_steps", settings.get("warmup_steps"))}
-    named = TOLD if settings["teacher_model"] else set(TOLD) - set(OF_A_TEACHER)
-    shown = {name: settings[name] for name in TOLD if name in named and settings.get(name) is not None}
+    settings = trained.get("settings", {})
+    shown = {name: settings[name] for name in TOLD if settings.get(name) is not None}
     shown |= {name: ", ".join(map(str, value)) for name, value in shown.items() if isinstance(value, list)}
     most = result.settings.get("max_samples")
     return shown | ({} if most is None else {"questions of each benchmark": most})
@@ -292,14 +267,6 @@ def _subtitle(result: EvalResult) -> str:
     source = f" of {'/'.join(folder)}" if folder else ""
     about = f"Split {result.split}{source}, pictures that no training has shown."
     return f"{about} The teacher is {teacher}, which reads and writes with another tokenizer." if teacher else about
-
-
-def _from_elsewhere(result: EvalResult, outputs: Path, runs: Sequence[TrainingRun]) -> str:
-    """Said where curves and figures are not of one training."""
-    checkpoint = result.settings.get("checkpoint")
-    if not runs or not checkpoint or Path(checkpoint).resolve().is_relative_to(outputs.resolve()):
-        return ""
-    return f" The curves are those of {outputs}, the student that was evaluated is another one: {checkpoint}."
 
 
 def _who_answered(prepared: PreparedSet) -> str:
@@ -317,11 +284,6 @@ def _trained(result: EvalResult) -> dict[str, Any]:
     path = Path(result.settings.get("checkpoint") or "") / "training_args.json"
     data = read_json(path) if path.is_file() else {}
     return data if isinstance(data, dict) else {}
-
-
-def _untaught(result: EvalResult) -> bool:
-    """Its checkpoint says that it had no teacher."""
-    return _trained(result).get("teacher", "unknown") is None
 
 
 def _predictions(path: Path) -> dict[str, str]:

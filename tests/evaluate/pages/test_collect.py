@@ -1,7 +1,6 @@
 """From a run's folders to a report: what is there is shown, what is not is left out."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -110,41 +109,6 @@ def test_other_data_shows_no_pictures(run, prepared, tmp_path):
 def test_training_alone_is_worth_a_report(run, tmp_path):
     inputs = collect_run(run, ())
     assert inputs.runs and not inputs.systems
-
-
-def retold(run, tmp_path, **trained):
-    """A copy of the run whose checkpoint says something else of its training, and the report's inputs of it."""
-    home = tmp_path / "copy"
-    shutil.copytree(run, home)
-    path = home / "outputs/stage2/checkpoint-final/training_args.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | trained))
-    result = home / "results/student.json"
-    result.write_text(result.read_text().replace(str(run), str(home)))
-    return collect_run(home)
-
-
-def test_a_student_without_a_teacher_is_not_called_taught(run, tmp_path):
-    settings = {"teacher_model": ["qwen-vl-chat"], "distillation_alpha": 0.3, "learning_rate": 0.002}
-    inputs = retold(run, tmp_path, teacher=None, settings=settings)
-    assert [r.name for r in inputs.runs] == ["Stage 1", "without teacher", "without teacher"]
-    assert "Student, no teacher" == inputs.system("student").name and "learns from its labels" in inputs.title
-    assert ("Stage 2, without teacher", 12.5) in inputs.phases
-    assert inputs.settings == {"learning_rate": 0.002} and "teacher" not in inputs.subtitle
-
-
-def test_settings_are_those_that_were_used(run, tmp_path):
-    """A cache names its teacher, whatever --teacher_model's default is; a short run has a shorter warm-up."""
-    settings = {"teacher_model": ["qwen-vl-chat"], "warmup_steps": 1000, "distillation_alpha": 0.3}
-    inputs = retold(run, tmp_path, teacher="toy-llava", warmup_steps=7, settings=settings)
-    assert inputs.settings == {"teacher_model": "toy-llava", "distillation_alpha": 0.3, "warmup_steps": 7}
-
-
-def test_curves_of_another_training_are_told(run, tmp_path):
-    assert "another one" not in collect_run(run).subtitle
-    other = tmp_path / "other"
-    shutil.copytree(run / "outputs", other)
-    told = collect_run(other, [run / "results" / "student.json"]).subtitle
-    assert f"The curves are those of {other}, the student that was evaluated is another one: {run}" in told
 
 
 def test_nothing_at_all_is_an_error(tmp_path):
