@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embervlm.errors import UserError
-from embervlm.evaluate.pages.collect import read_metrics
+from embervlm.evaluate.pages.training import read_metrics
 from embervlm.evaluate.questions import find_path
 from embervlm.evaluate.results import EvalResult, is_result, load_result, read_json
 

@@ -16,7 +16,8 @@ from embervlm.errors import UserError
 from embervlm.evaluate.baselines import majority_per_question, majority_per_template
 from embervlm.evaluate.pages.examples import aligned_example, next_token_example, picture_examples
 from embervlm.evaluate.pages.phases import demo_phases, measured_phases
-from embervlm.evaluate.pages.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow, TrainingRun
+from embervlm.evaluate.pages.report_inputs import CacheFacts, Kind, ReportInputs, SystemRow
+from embervlm.evaluate.pages.training import UNDISTILLED, from_elsewhere, settings_of, taught, trained, training_runs
 from embervlm.evaluate.questions import find_data, read_answered
 from embervlm.evaluate.resampling import pictures_by_id
 from embervlm.evaluate.results import EvalResult, is_result, load_result, predictions_path, read_json
@@ -38,8 +39,8 @@ SYSTEMS: dict[str, tuple[Kind, str]] = {
 }
 """`EvalResult.system` -> its place in the story and its name in the table. The order is the table's."""
 
-UNDISTILLED = "undistilled"
-"""Folder beside stage1/ and stage2/ where the same training without a teacher lies."""
+ALONE = "A student learns without a teacher"
+"""Title where no teacher took part in the training."""
 
 SHOWN = ("teacher", "student", "undistilled")
 """Systems whose answers stand beside the pictures."""
@@ -47,12 +48,6 @@ SHOWN = ("teacher", "student", "undistilled")
 
 HEARD = 1024
 """Records whose answers the teacher is judged by in a report."""
-
-TOLD = (
-    "teacher_model", "distillation_alpha", "sft_weight", "alpha_schedule", "distillation_temperature",
-    "learning_rate", "batch_size", "epochs", "max_steps", "warmup_steps", "max_length", "seed",
-)  # fmt: skip
-"""Settings of the training that a report names."""
 
 
 def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) -> ReportInputs:
@@ -65,6 +60,14 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
     Baselines, pictures and the aligned text are added where data set, checkpoint and cache are still there.
     """
     run_dir = Path(run_dir)
+    notes = []
+    if not run_dir.is_dir():
+        if not evaluations:
+            raise UserError(
+                f"{run_dir} does not exist, so there is nothing to report; name the folder of a run with --output_dir, "
+                "or results of embervlm evaluate with --evaluations."
+            )
+        notes.append(f"{run_dir} does not exist: no curves and times of a training are shown.")
     outputs = run_dir / "outputs" if (run_dir / "outputs").is_dir() else run_dir
     if evaluations is None:
         evaluations = [path for path in sorted((run_dir / "results").glob("*.json")) if is_result(path)]
@@ -76,18 +79,24 @@ def collect_run(run_dir: str | Path, evaluations: Sequence[Path] | None = None) 
             f"{run_dir} holds nothing to report: no stage1/metrics.json, no stage2/metrics.json, no evaluation. "
             "Run embervlm train and embervlm evaluate first."
         )
+    if runs and (told := from_elsewhere(run_dir, evaluations, results)):
+        notes.append(told)
     demo = run_dir / "demo.json"
     inputs = ReportInputs(
+        title=ReportInputs.title if any(run.kind == "student" for run in runs) or not runs else ALONE,
+        notes=tuple(notes),
         systems=system_rows(results),
         runs=runs,
         phases=demo_phases(demo) if demo.is_file() else measured_phases(runs, results),
     )
-    row = inputs.system("student")
+    row = inputs.told
     if row is None:
         return inputs
     inputs = dataclasses.replace(
-        inputs, environment=row.result.environment, settings=_settings(row.result), subtitle=_subtitle(row.result)
+        inputs, environment=row.result.environment, settings=settings_of(row.result), subtitle=_subtitle(row.result)
     )
+    if (has_teacher := taught(row.result)) is not None:
+        inputs = dataclasses.replace(inputs, title=ReportInputs.title if has_teacher else ALONE)
     prepared = find_data(row.result, run_dir)
     inputs = dataclasses.replace(inputs, sights=_sights(row.result, evaluations, results, prepared))
     if prepared is None:
@@ -111,15 +120,16 @@ def with_their_baselines(evaluations: Sequence[Path]) -> list[Path]:
 def system_rows(results: Sequence[EvalResult]) -> tuple[SystemRow, ...]:
     """Rows in the table's order. Without a "student" the first result of an unknown name stands for it; of two results
     of one name the first counts, the others are shown under a number."""
-    known = [result.system for result in results if result.system in SYSTEMS]
-    unknown = [result.system for result in results if result.system not in SYSTEMS]
+    names = [_system(result) for result in results]
+    known = [name for name in names if name in SYSTEMS]
+    unknown = [name for name in names if name not in SYSTEMS]
     student = "student" if "student" in known or not unknown else unknown[0]
     order = list(SYSTEMS)
     rows: list[tuple[int, SystemRow]] = []
     seen: Counter[str] = Counter()
-    for result in results:
-        kind, title = SYSTEMS.get(result.system, ("other", result.system))
-        name = "student" if result.system == student else result.system
+    for system, result in zip(names, results, strict=True):
+        kind, title = SYSTEMS.get(system, ("other", system))
+        name = "student" if system == student else system
         place = order.index(name) if name in order else order.index("undistilled")
         seen[name] += 1
         if seen[name] > 1:
@@ -130,33 +140,14 @@ def system_rows(results: Sequence[EvalResult]) -> tuple[SystemRow, ...]:
     return tuple(row for _, row in sorted(rows, key=lambda entry: entry[0]))
 
 
-def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
-    """The histories of both stages, and of the student without a teacher."""
-    places: list[tuple[Path, str, Kind, int]] = [
-        (outputs / "stage1", "Stage 1", "other", 1),
-        (outputs / "stage2", "with teacher", "student", 2),
-        (outputs / UNDISTILLED / "stage2", "without teacher", "undistilled", 2),
-    ]
-    runs = []
-    for folder, name, kind, stage in places:
-        if (folder / "metrics.json").is_file():
-            data = read_metrics(folder / "metrics.json")
-            runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
-    return tuple(runs)
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """A metrics.json of a stage; UserError where it is none."""
-    data = read_json(path)
-    if not isinstance(data, dict) or not isinstance(data.get("history"), list):
-        raise UserError(f"{path} has no history; it is written by embervlm train.")
-    return data
+def _system(result: EvalResult) -> str:
+    return UNDISTILLED if result.system == "student" and taught(result) is False else result.system
 
 
 def with_baselines(inputs: ReportInputs, prepared: PreparedSet) -> ReportInputs:
     """Add the majority baselines, fitted on train, on the very questions that the student was asked."""
     results = [row.result for row in inputs.systems]
-    student = inputs.system("student")
+    student = inputs.told
     assert student is not None
     asked = student.result.settings
     train = prepared.records("train")
@@ -187,7 +178,7 @@ def with_looks(
 
     predictions: system -> question id or record id, as text -> answer.
     """
-    student = inputs.system("student")
+    student = inputs.told
     assert student is not None
     records = prepared.records(student.result.split)
     systems = []
@@ -207,14 +198,15 @@ def with_looks(
     limit = getattr(model.config.text_config, "max_position_embeddings", 512)
     dataset = RecordDataset(records, prepared.image_root, model.processor, min(limit, 512))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    temperature = _trained(student.result).get("settings", {}).get("distillation_temperature", 2.0)
+    temperature = trained(student.result).get("settings", {}).get("distillation_temperature", 2.0)
     heard = (said for record in records[:HEARD] for said in view.outputs([record])[0])
     kept = CacheFacts(
         view.bytes_per_token, 2.0 * len(view.token_bytes), teacher=teacher_facts(heard, float(temperature))
     )
+    learns = "without a teacher" if taught(student.result) is False else f"from {view.name}"
     return dataclasses.replace(
         inputs,
-        title=f"A student of {millions:.{0 if millions >= 10 else 1}f}M parameters learns from {view.name}",
+        title=f"A student of {millions:.{0 if millions >= 10 else 1}f}M parameters learns {learns}",
         aligned=aligned_example(dataset, view),
         next_token=next_token_example(model, dataset, view),
         cache=kept,
@@ -251,18 +243,8 @@ def _sights(
     return tuple(sight for sight in found if sight is not None)
 
 
-def _settings(result: EvalResult) -> dict[str, Any]:
-    """How the student was trained, from its checkpoint, and how it was asked."""
-    trained = _trained(result)
-    settings = trained.get("settings", {})
-    shown = {name: settings[name] for name in TOLD if settings.get(name) is not None}
-    shown |= {name: ", ".join(map(str, value)) for name, value in shown.items() if isinstance(value, list)}
-    most = result.settings.get("max_samples")
-    return shown | ({} if most is None else {"questions of each benchmark": most})
-
-
 def _subtitle(result: EvalResult) -> str:
-    teacher = _trained(result).get("teacher")
+    teacher = trained(result).get("teacher")
     folder = Path(result.settings.get("dataset_path") or "").parts[-2:]
     source = f" of {'/'.join(folder)}" if folder else ""
     about = f"Split {result.split}{source}, pictures that no training has shown."
@@ -277,13 +259,6 @@ def _who_answered(prepared: PreparedSet) -> str:
         return ""
     people = f"{made['references']:,} records with the answers of people and " if made["references"] else ""
     return f" Train has {people}{made['kept']:,} with those of {answered['teacher']['name']}."
-
-
-def _trained(result: EvalResult) -> dict[str, Any]:
-    """The training_args.json of the checkpoint, {} where there is none any more."""
-    path = Path(result.settings.get("checkpoint") or "") / "training_args.json"
-    data = read_json(path) if path.is_file() else {}
-    return data if isinstance(data, dict) else {}
 
 
 def _predictions(path: Path) -> dict[str, str]:

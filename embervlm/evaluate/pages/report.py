@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from rich.markup import escape
 
 from embervlm.console import console
 from embervlm.evaluate.pages.collect import collect_run
@@ -55,9 +56,12 @@ def write_report(inputs: ReportInputs, path: str | Path) -> Path:
 def run_report(settings: ReportSettings) -> None:
     """`embervlm report`: collect what a run left and write the page."""
     evaluations: tuple[Path, ...] | None = settings.evaluations
-    if evaluations == ReportSettings().evaluations and not evaluations[0].is_file():
+    if evaluations == ReportSettings().evaluations and not (evaluations[0].is_file() and settings.output_dir.is_dir()):
         evaluations = None  # nobody asked for it: take what lies in the run's own results/
-    path = write_report(collect_run(settings.output_dir, evaluations), settings.report)
+    inputs = collect_run(settings.output_dir, evaluations)
+    for note in inputs.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
+    path = write_report(inputs, settings.report)
     console.print(f"Report: {path}", markup=False, soft_wrap=True)
 
 
@@ -80,12 +84,13 @@ def render(inputs: ReportInputs) -> str:
 
 def targets(inputs: ReportInputs) -> list[Target]:
     """The guide's four, as far as they were measured."""
-    row = inputs.system("student")
+    row = inputs.told
     if row is None:
         return []
     found = []
     best_guess = _best_guess(inputs)
-    for_scale = [other for other in inputs.systems if other.kind in ("teacher", "undistilled") or other is best_guess]
+    scale = ("teacher", "undistilled")
+    for_scale = [one for one in inputs.systems if one is not row and (one.kind in scale or one is best_guess)]
 
     def add(name: str, goal: float, measure: Any, percent: bool = False, below: bool = False) -> None:
         if (value := measure(row.result)) is not None:
@@ -103,6 +108,12 @@ def targets(inputs: ReportInputs) -> list[Target]:
 def lead(inputs: ReportInputs) -> str:
     """The result in a sentence or two."""
     student, teacher, plain = (inputs.system(kind) for kind in ("student", "teacher", "undistilled"))
+    if student is None and plain is not None and plain.result.vqa_accuracy is not None:
+        share = plain.result.vqa["vqa"].overall
+        return (
+            f"The student, trained without a teacher, scores {percent(share.accuracy)} on {share.n:,} questions it has "
+            "never seen."
+        )
     if student is None or student.result.vqa_accuracy is None:
         return ""
     share = student.result.vqa["vqa"].overall

@@ -124,6 +124,11 @@ class ReportInputs:
         """The first row of a kind."""
         return next((row for row in self.systems if row.kind == kind), None)
 
+    @property
+    def told(self) -> SystemRow | None:
+        """Whom the report is about: the distilled student, else the one without a teacher."""
+        return self.system("student") or self.system("undistilled")
+
 
 def save_inputs(inputs: ReportInputs, path: Path) -> None:
     """As JSON, so that the report can be written again without running anything."""

@@ -111,6 +111,68 @@ def test_training_alone_is_worth_a_report(run, tmp_path):
     assert inputs.runs and not inputs.systems
 
 
+def _checkpoint(home, teacher, steps=40):
+    """A Stage 2 as training leaves it; the flag's default names a teacher that had no part in it."""
+    final = home / "stage2" / "checkpoint-final"
+    final.mkdir(parents=True)
+    asked = {"teacher_model": "qwen-vl-chat", "distillation_alpha": 0.5, "warmup_steps": 1000, "learning_rate": 0.002}
+    (final / "training_args.json").write_text(json.dumps({"stage": 2, "teacher": teacher, "settings": asked}))
+    (final / "trainer_state.json").write_text(json.dumps({"global_step": steps, "max_steps": steps}))
+    history = [{"step": step, "stage2/sft_loss": 2.0 / step} for step in (1, 2)]
+    (home / "stage2" / "metrics.json").write_text(json.dumps({"history": history, "summary": {"seconds": 2.2}}))
+    return final
+
+
+def _evaluated(prepared, path, checkpoint, name="student"):
+    about = {"checkpoint": str(checkpoint), "dataset_path": str(prepared.folder)}
+    save_result(evaluate(Oracle(), prepared, ("vqa",), name=name, progress=False, settings=about), path, {})
+    return path
+
+
+def test_a_run_without_a_teacher_is_not_said_to_have_one(prepared, tmp_path):
+    final = _checkpoint(tmp_path / "alone", None)
+    for name in ("undistilled", "student"):
+        inputs = collect_run(tmp_path / "alone", [_evaluated(prepared, tmp_path / f"{name}.json", final, name)])
+        assert inputs.title == "A student learns without a teacher" and not inputs.notes
+        assert [(run.name, run.kind) for run in inputs.runs] == [("without teacher", "undistilled")]
+        assert ("Stage 2, without teacher", 2.2) in inputs.phases
+        assert inputs.settings == {"learning_rate": 0.002, "warmup_steps": 4}
+        page = render(inputs)
+        assert "with teacher" not in page and "distilled student" not in page and "learns from" not in page
+        assert "The student, trained without a teacher, scores 100.0%" in page
+    assert collect_run(tmp_path / "alone", ()).title == "A student learns without a teacher"
+
+
+def test_settings_are_those_that_the_training_really_had(prepared, tmp_path):
+    """The cache's teacher, not the flag's default; warm-up as it was capped to a tenth of the steps."""
+    final = _checkpoint(tmp_path / "run", "toy-llava")
+    inputs = collect_run(tmp_path / "run", [_evaluated(prepared, tmp_path / "r.json", final)])
+    assert inputs.settings["teacher_model"] == "toy-llava" and inputs.settings["warmup_steps"] == 4
+    assert inputs.settings["distillation_alpha"] == 0.5 and "toy-llava" in inputs.subtitle
+    assert inputs.runs[0].name == "with teacher" and inputs.title == "A student learns from its teacher"
+
+
+def test_a_run_beside_evaluations_of_other_checkpoints_is_told(prepared, tmp_path, capsys):
+    _checkpoint(tmp_path / "x1", "toy-llava")
+    there = _evaluated(prepared, tmp_path / "b.json", _checkpoint(tmp_path / "x2", "toy-llava"))
+    run_report(ReportSettings(output_dir=tmp_path / "x1", evaluations=(there,), report=tmp_path / "report.html"))
+    told = (
+        f"Curves and times of training are those of {tmp_path / 'x1'}; these evaluations are of checkpoints elsewhere"
+    )
+    assert told in capsys.readouterr().out and told in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_not_there_is_an_error_or_a_note(prepared, tmp_path, monkeypatch):
+    """A result of another run that lies where results lie by default was reported under its name."""
+    monkeypatch.chdir(tmp_path)
+    there = _evaluated(prepared, tmp_path / "results" / "stage2_eval.json", "none")
+    with pytest.raises(UserError, match="nope does not exist"):
+        run_report(ReportSettings(output_dir=tmp_path / "nope"))
+    other = there.rename(tmp_path / "b.json")
+    (note,) = collect_run(tmp_path / "nope", [other]).notes
+    assert "nope does not exist: no curves" in note
+
+
 def test_nothing_at_all_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds nothing to report"):
         collect_run(tmp_path)
