@@ -177,6 +177,7 @@ class EmberTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         self.args.warmup_steps = capped_warmup(int(self.args.warmup_steps), num_training_steps)
+        self.plan.describe["warmup_steps"] = self.args.warmup_steps  # what was done, beside what was asked for
         return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- reports

@@ -52,6 +52,7 @@ def test_both_stages_leave_what_the_guide_says(data, tmp_path, capsys):
         assert history(folder, f"stage{stage}/learning_rate")[1] > 0
     written = json.loads((tmp_path / "stage2/checkpoint-2/training_args.json").read_text())
     assert written["stage"] == 2 and written["settings"]["batch_size"] == 3
+    assert (written["settings"]["warmup_steps"], written["warmup_steps"]) == (1000, 0)  # asked for, done
     assert set(history(tmp_path / "stage2", "stage2/vqa_accuracy")) == {2}
     out = capsys.readouterr().out
     assert "language model" in out and "1,087,916" in out  # the parameter table

@@ -30,7 +30,7 @@ def training_runs(outputs: Path) -> tuple[TrainingRun, ...]:
     for folder, stage in ((outputs / "stage1", 1), (outputs / "stage2", 2), (outputs / UNDISTILLED / "stage2", 2)):
         if (folder / "metrics.json").is_file():
             data = read_metrics(folder / "metrics.json")
-            name, kind = ("Stage 1", "other") if stage == 1 else _kind_of(folder, data["history"])
+            name, kind = _name_of(folder, stage, data["history"])
             runs.append(TrainingRun(name, kind, stage, tuple(data["history"]), data.get("summary") or {}))
     return tuple(runs)
 
@@ -43,8 +43,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return data
 
 
-def _kind_of(folder: Path, history: Sequence[Mapping[str, float]]) -> tuple[str, Kind]:
+def _name_of(folder: Path, stage: int, history: Sequence[Mapping[str, float]]) -> tuple[str, Kind]:
     """Whether a Stage 2 had a teacher: as its checkpoints say, else its curves, else its place."""
+    if stage == 1:
+        return "Stage 1", "other"
     checkpoints = sorted(folder.glob("checkpoint-*/training_args.json"), key=lambda path: path.stat().st_mtime)
     known = training_args(checkpoints[-1].parent) if checkpoints else {}
     shares = [entry["stage2/target_share"] for entry in history if "stage2/target_share" in entry]
@@ -83,18 +85,12 @@ def settings_of(result: EvalResult) -> dict[str, Any]:
         given["teacher_model"] = known["teacher"]  # of a cache, whatever the flag's default says
         if known["teacher"] is None:
             given = {name: value for name, value in given.items() if name not in OF_A_TEACHER}
-    if "warmup_steps" in given and (steps := _all_steps(result.settings.get("checkpoint"))):
-        given["warmup_steps"] = min(given["warmup_steps"], steps // 10)  # as the training capped it
+    if "warmup_steps" in known:
+        given["warmup_steps"] = known["warmup_steps"]  # as the training capped it
     shown = {name: given[name] for name in TOLD if given.get(name) is not None}
     shown |= {name: ", ".join(map(str, value)) for name, value in shown.items() if isinstance(value, list)}
     most = result.settings.get("max_samples")
     return shown | ({} if most is None else {"questions of each benchmark": most})
-
-
-def _all_steps(checkpoint: str | None) -> int | None:
-    path = Path(checkpoint or "") / "trainer_state.json"
-    steps = read_json(path).get("max_steps") if path.is_file() else None
-    return steps if isinstance(steps, int) and steps > 0 else None
 
 
 def from_elsewhere(run_dir: Path, paths: Sequence[Path], results: Sequence[EvalResult]) -> str:

@@ -111,13 +111,13 @@ def test_training_alone_is_worth_a_report(run, tmp_path):
     assert inputs.runs and not inputs.systems
 
 
-def _checkpoint(home, teacher, steps=40):
+def _checkpoint(home, teacher):
     """A Stage 2 as training leaves it; the flag's default names a teacher that had no part in it."""
     final = home / "stage2" / "checkpoint-final"
     final.mkdir(parents=True)
     asked = {"teacher_model": "qwen-vl-chat", "distillation_alpha": 0.5, "warmup_steps": 1000, "learning_rate": 0.002}
-    (final / "training_args.json").write_text(json.dumps({"stage": 2, "teacher": teacher, "settings": asked}))
-    (final / "trainer_state.json").write_text(json.dumps({"global_step": steps, "max_steps": steps}))
+    told = {"stage": 2, "teacher": teacher, "settings": asked, "warmup_steps": 4}
+    (final / "training_args.json").write_text(json.dumps(told))
     history = [{"step": step, "stage2/sft_loss": 2.0 / step} for step in (1, 2)]
     (home / "stage2" / "metrics.json").write_text(json.dumps({"history": history, "summary": {"seconds": 2.2}}))
     return final
