@@ -21,10 +21,12 @@ from embervlm.data.record import Record
 from embervlm.data.workers import Workers, processors
 from embervlm.errors import UserError
 from embervlm.evaluate.asking import progress_bar
+from embervlm.evaluate.benchmarks import BENCHMARKS
 
 SOURCE = "borrowed"
 """`metadata.source` of such records: `--source_weights borrowed=0.5` reads them less often."""
-_ASKED_OF_ALL = ("vqa_v2", "okvqa")
+_SHORT = tuple(BENCHMARKS[name].source for name in ("vqa", "okvqa"))
+"""Sources of short answers, also where nobody has answered."""
 _CHUNK = 256
 
 
@@ -91,7 +93,7 @@ def questions_of(records: Sequence[Record]) -> list[Record]:
         for record in records
         if record.image is not None
         and not record.conversations
-        and (record.answers or record.metadata.get("source") in _ASKED_OF_ALL)
+        and (record.answers or record.metadata.get("source") in _SHORT)
     ]
 
 

@@ -165,7 +165,8 @@ def choose_subset(
         present = [name for name in present if name != "okvqa"]
     chosen = select(records, present, split, max_samples, seed) if present else {}
     missed = StudentAnswerer(model).unread([record for some in chosen.values() for record in some])
-    read = {name: [record for record in some if record.id not in set(missed)] for name, some in chosen.items()}
+    left_out = set(missed)
+    read = {name: [record for record in some if record.id not in left_out] for name, some in chosen.items()}
     return {name: some for name, some in read.items() if some}, missed
 
 

@@ -154,3 +154,10 @@ def test_what_cannot_be_is_said_before_the_teacher_is_loaded(world: Path, tmp_pa
 def test_only_files_that_look_like_pictures_are_listed(world: Path) -> None:
     root = world / "toy" / "images"
     assert set(pictures_below(more(world), root)) == {f"more/deep/new{at}.png" for at in range(3)}
+
+
+@pytest.mark.parametrize("source", ["vqa_v2", "ok_vqa"])
+def test_questions_that_nobody_answered_are_lent_too(source: str) -> None:
+    asked = Record("q", "a.jpg", "What is it?", "", metadata={"source": source})
+    told = Record("t", "a.jpg", "Describe it.", "A cat.", metadata={"source": "llava_instruct"})
+    assert questions_of([asked, told]) == [asked]
