@@ -27,7 +27,7 @@ class Arm:
     live: str = ""  # or from this teacher at each step, with all its logits
     student: str = STUDENT
     against: str = "sft"  # whose accuracy its gain is counted from
-    searched_as: str = ""  # the arm with the same loss, whose learning rate it takes
+    searched_as: str = ""  # the arm whose learning rate it takes: that with the same loss, or the nearest to it
 
     @property
     def decides(self) -> str:
@@ -44,15 +44,30 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("sft", "labels alone (SFT)", "--disable_distillation", "labels", cached=False),
-        Arm("guide", "0.7 CE + 0.3 T² KL, T = 2 (the guide's)", "--distillation_alpha 0.3"),
+        Arm("guide", "0.7 CE + 0.3 T² KL, T = 2 (the guide's)", "--distillation_alpha 0.3", searched_as="soft"),
         Arm("soft", "0.1 CE + 0.9 KL, T = 1", SOFT),
-        Arm("soft2", "0.1 CE + 0.9 T² KL, T = 2", "--distillation_alpha 0.9 --sft_weight 0.1"),
-        Arm("half", "0.5 CE + 0.5 KL, T = 1", "--distillation_alpha 0.5 --distillation_temperature 1"),
-        Arm("pure", "KL alone, T = 1", "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1"),
+        Arm("soft2", "0.1 CE + 0.9 T² KL, T = 2", "--distillation_alpha 0.9 --sft_weight 0.1", searched_as="soft"),
+        Arm(
+            "half",
+            "0.5 CE + 0.5 KL, T = 1",
+            "--distillation_alpha 0.5 --distillation_temperature 1",
+            searched_as="soft",
+        ),
+        Arm(
+            "pure",
+            "KL alone, T = 1",
+            "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1",
+            searched_as="soft",
+        ),
         Arm("fading", "from 0.9 to 0.1 KL by a cosine, CE the rest, T = 1", FADING, searched_as="soft"),
-        Arm("reverse", "0.1 CE + 0.9 KL(student || teacher), T = 1", f"{SOFT} --distillation_loss reverse_kl"),
-        Arm("jsd", "0.1 CE + 0.9 Jensen-Shannon, T = 1", f"{SOFT} --distillation_loss jsd"),
-        Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels"),
+        Arm(
+            "reverse",
+            "0.1 CE + 0.9 KL(student || teacher), T = 1",
+            f"{SOFT} --distillation_loss reverse_kl",
+            searched_as="soft",
+        ),
+        Arm("jsd", "0.1 CE + 0.9 Jensen-Shannon, T = 1", f"{SOFT} --distillation_loss jsd", searched_as="soft"),
+        Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels", searched_as="soft"),
         Arm("answers", "sequence level: the teacher's answers as labels", "--disable_distillation", "answers", False),
         Arm(
             "sure",
@@ -78,7 +93,7 @@ ARMS = {
             False,
             searched_as="sft",
         ),
-        Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers"),
+        Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers", searched_as="soft"),
         Arm(
             "blind",
             "as SFT, no picture in train nor in val",
@@ -87,22 +102,53 @@ ARMS = {
             False,
             searched_as="sft",
         ),
-        Arm("anchored", "as soft, marginals of a word's first token alone", SOFT, targets="marginal"),
-        Arm("chain", "as soft, and what was said within a word, as it was said", SOFT, targets="chain"),
-        Arm("top4", "as soft, 4 words of a position and the exact rest", SOFT, targets="top4"),
-        Arm("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),
-        Arm("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),
-        Arm("alm", "as soft, the label's probability alone (as ALM, 2503.20083)", SOFT, targets="alm"),
-        Arm("bpm", "as soft, BPM's targets and its residual (2607.22334)", SOFT, targets="bpm"),
-        Arm("escd", "as soft, ESCD's completion sets (2609.34738)", SOFT, targets="escd"),
-        Arm("xtoken", "as soft, X-Token's targets (2605.21699)", SOFT, targets="xtoken"),
+        Arm(
+            "anchored", "as soft, marginals of a word's first token alone", SOFT, targets="marginal", searched_as="soft"
+        ),
+        Arm(
+            "chain",
+            "as soft, and what was said within a word, as it was said",
+            SOFT,
+            targets="chain",
+            searched_as="soft",
+        ),
+        Arm("top4", "as soft, 4 words of a position and the exact rest", SOFT, targets="top4", searched_as="soft"),
+        Arm(
+            "strict",
+            "as soft, Strict's targets (2610.08448)",
+            f"{SOFT} --distillation_targets strict",
+            searched_as="soft",
+        ),
+        Arm(
+            "truncated",
+            "as soft, top 16 renormalised, no tail",
+            f"{SOFT} --distillation_targets truncated",
+            searched_as="soft",
+        ),
+        Arm(
+            "alm",
+            "as soft, the label's probability alone (as ALM, 2503.20083)",
+            SOFT,
+            targets="alm",
+            searched_as="soft",
+        ),
+        Arm("bpm", "as soft, BPM's targets and its residual (2607.22334)", SOFT, targets="bpm", searched_as="soft"),
+        Arm("escd", "as soft, ESCD's completion sets (2609.34738)", SOFT, targets="escd", searched_as="soft"),
+        Arm("xtoken", "as soft, X-Token's targets (2605.21699)", SOFT, targets="xtoken", searched_as="soft"),
         Arm(
             "uld",
             "CE + 1.5 ULD (2402.12030)",
             "--distillation_targets uld --distillation_loss uld --distillation_alpha 1.5 --sft_weight 1 "
             "--distillation_temperature 1",
         ),
-        Arm("online", "as soft, the teacher live with all its logits", SOFT, cached=False, live=TEACHER),
+        Arm(
+            "online",
+            "as soft, the teacher live with all its logits",
+            SOFT,
+            cached=False,
+            live=TEACHER,
+            searched_as="soft",
+        ),
         Arm(
             "shared-sft",
             "as SFT, a student with the teacher's tokenizer",

@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from rich.table import Table
+from rich.table import Column, Table
 
-from benchmarks.learning.arms import ARMS
+from benchmarks.learning.arms import ARMS, Arm
 from benchmarks.learning.cells import Results
-from benchmarks.learning.plan import Grid
+from benchmarks.learning.plan import RATES, Part, stopped_at
 from benchmarks.learning.regimes import REGIMES
 from benchmarks.learning.stats import compare, mean_curve, steps_to
 from embervlm.evaluate.pages.plots import Line, line_chart
 
 Measured = Mapping[int, Mapping[str, Any]]
 """Seed -> what its cell measured."""
+AT = "@"
+"""Between an arm and its learning rate, where a regime has that arm at several."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All that is known of a grid. `cells` is regime -> arm -> seed -> cell; cells that were not run are not there."""
+    """All that is known of a part. `cells` is regime -> arm -> seed -> cell; cells that were not run are not there."""
 
     cells: Mapping[str, Mapping[str, Measured]]
     rates: Mapping[str, float]
@@ -31,14 +33,19 @@ class Figures:
     pictures: Sequence[str]  # of each question of that half
 
     @classmethod
-    def read(cls, grid: Grid, results: Results, references: Mapping[str, float], pictures: Sequence[str]) -> Figures:
+    def read(cls, part: Part, results: Results, references: Mapping[str, float], pictures: Sequence[str]) -> Figures:
+        places = part.named_cells(results)
+        tried: dict[tuple[str, str], set[float]] = {}
+        for cell, regime in places:
+            tried.setdefault((regime, cell.arm), set()).add(cell.rate)
         cells: dict[str, dict[str, dict[int, Any]]] = {}
         rates: dict[str, float] = {}
-        for cell, regime in grid.named_cells(results):
+        for cell, regime in places:
             measured = results.get(cell)
             if measured is not None:
-                cells.setdefault(regime, {}).setdefault(cell.arm, {})[cell.seed] = measured
-                rates[cell.arm] = cell.rate
+                name = f"{cell.arm}{AT}{cell.rate:g}" if len(tried[regime, cell.arm]) > 1 else cell.arm
+                cells.setdefault(regime, {}).setdefault(name, {})[cell.seed] = measured
+                rates[name] = cell.rate
         return cls(cells, rates, references, pictures)
 
     def rows(self, regime: str) -> dict[str, dict[str, Any]]:
@@ -47,7 +54,7 @@ class Figures:
         teacher = self.references.get("teacher")
         found = {}
         for arm, measured in arms.items():
-            sft = arms.get(ARMS[arm].against, {})
+            sft = arms.get(arm_of(arm).against, {})
             row = compare(measured, sft, self.pictures)
             both = [seed for seed in measured if seed in sft]
             if both:
@@ -58,17 +65,29 @@ class Figures:
                 gap = None if teacher is None else teacher - (row["accuracy"] - row["gain"]["mean"])
                 row["gap_closed"] = row["gain"]["mean"] / gap if gap else None
             row["learning_rate"] = self.rates[arm]
+            row["stopped_at"] = 100 * _mean(stopped_at(cell) for cell in measured.values())
             row["seconds"] = _mean(cell["seconds"]["training"] for cell in measured.values())
             row["teacher_seconds"] = _mean(cell["seconds"]["teacher"] for cell in measured.values())
             found[arm] = row
         return found
 
     def to_json(self) -> dict[str, Any]:
-        return {"references": dict(self.references), "regimes": {name: self.rows(name) for name in self.cells}}
+        return {"regimes": {name: self.rows(name) for name in self.cells}}
+
+
+def arm_of(name: str) -> Arm:
+    return ARMS[name.partition(AT)[0]]
+
+
+def title_of(name: str) -> str:
+    """An arm's title, with its learning rate where the name has one."""
+    rate = name.partition(AT)[2]
+    return f"{arm_of(name).title}, at {rate}" if rate else arm_of(name).title
 
 
 COLUMNS = (
     "arm",
+    "rate",
     "seeds",
     "accuracy",
     "gain over SFT",
@@ -80,10 +99,11 @@ COLUMNS = (
     "KL",
     "calibration error",
     "steps",
+    "to stop on",
 )
 
 
-IN_CONSOLE = ("seeds", "accuracy", "gain over SFT", "± pictures", "without yes/no", "KL", "steps")
+IN_CONSOLE = ("seeds", "accuracy", "gain over SFT", "± pictures", "KL", "steps")
 """What fits into 80 columns beside the arm's short name."""
 
 
@@ -92,7 +112,8 @@ def shown(arm: str, row: Mapping[str, Any]) -> list[str]:
     gain, parts = row.get("gain"), row["parts"]
     is_gain = gain is not None and arm != "sft"
     return [
-        ARMS[arm].title,
+        arm_of(arm).title,
+        f"{row['learning_rate']:g}",
         str(row["seeds"]),
         f"{row['accuracy']:.1f}",
         f"{gain['mean']:+.1f}" if is_gain else "",
@@ -104,11 +125,12 @@ def shown(arm: str, row: Mapping[str, Any]) -> list[str]:
         f"{parts['KL']:.2f}" if "KL" in parts else "",
         f"{parts['calibration error']:.1%}" if "calibration error" in parts else "",
         "" if row.get("steps_to_sft") is None else f"{row['steps_to_sft']:.2f}",
+        f"{row['stopped_at']:.1f}",
     ]
 
 
 def console_table(figures: Figures, regime: str) -> Table:
-    table = Table("arm", *IN_CONSOLE, title=REGIMES[regime].title, title_justify="left")
+    table = Table(Column("arm", no_wrap=True), *IN_CONSOLE, title=REGIMES[regime].title, title_justify="left")
     for arm, row in figures.rows(regime).items():
         texts = dict(zip(COLUMNS, shown(arm, row), strict=True))
         table.add_row(arm, *(texts[column] for column in IN_CONSOLE))
@@ -121,15 +143,28 @@ def markdown(figures: Figures, regime: str) -> str:
     return "\n".join(lines)
 
 
-def write_page(figures: Figures, grid: Grid, run: tuple[int, int], path: Path) -> None:
-    """One HTML file without anything from outside; `run` are the cells that there are, and those of the whole grid."""
+def write_page(found: Sequence[tuple[Part, Figures]], run: tuple[int, int], path: Path) -> None:
+    """One HTML file without anything from outside; `run`: how many cells there are, of how many."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(("html", "jinja"))
     )
+    text = environment.get_template("page.html.jinja").render(
+        parts=[_section(part, figures) for part, figures in found],
+        columns=COLUMNS,
+        references=found[0][1].references,
+        scale=found[0][0].scale,
+        searched=RATES,
+        run=run,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _section(part: Part, figures: Figures) -> dict[str, Any]:
     regimes = []
     for name, arms in figures.cells.items():
         lines = [
-            Line(ARMS[arm].title, f"c{list(figures.rates).index(arm)}", *zip(*curve, strict=True))
+            Line(title_of(arm), f"c{list(figures.rates).index(arm)}", *zip(*curve, strict=True))
             for arm, measured in arms.items()
             if len(curve := mean_curve(list(measured.values()))) > 1
         ]
@@ -137,18 +172,7 @@ def write_page(figures: Figures, grid: Grid, run: tuple[int, int], path: Path) -
         rows = [shown(arm, row) for arm, row in figures.rows(name).items()]
         key = [(line.kind, line.name) for line in lines]
         regimes.append({"title": REGIMES[name].title, "chart": chart, "rows": rows, "key": key})
-    text = environment.get_template("page.html.jinja").render(
-        regimes=regimes,
-        columns=COLUMNS,
-        references=figures.references,
-        scale=grid.scale,
-        rates=figures.rates,
-        searched=grid.rates,
-        titles={name: arm.title for name, arm in ARMS.items()},
-        run=run,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    return {"name": part.name, "title": part.title, "scale": part.scale, "regimes": regimes}
 
 
 def _interval(interval: Sequence[float] | None, signed: bool = True) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.learning.arms import ARMS
@@ -33,7 +33,7 @@ class Grid:
 
     def cells(self, results: Results) -> list[Cell]:
         """The grid at the chosen rates, seed by seed: a grid that was stopped has the same arms in every regime."""
-        return list({cell.key: cell for cell, _ in self.named_cells(results)}.values())
+        return once(cell for cell, _ in self.named_cells(results))
 
     def named_cells(self, results: Results) -> list[tuple[Cell, str]]:
         """Every place of the grid: its cell, and the regime, of which several may share a cell."""
@@ -44,6 +44,35 @@ class Grid:
             for regime in self.regimes
             for arm in self.arms
         ]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question of a study, and the grids of one scale that answer it."""
+
+    name: str
+    title: str
+    grids: tuple[Grid, ...]
+
+    @property
+    def scale(self) -> Scale:
+        return self.grids[0].scale
+
+    def search(self) -> list[Cell]:
+        return once(cell for grid in self.grids for cell in grid.search())
+
+    def cells(self, results: Results) -> list[Cell]:
+        return once(cell for cell, _ in self.named_cells(results))
+
+    def named_cells(self, results: Results) -> list[tuple[Cell, str]]:
+        """As those of its grids; what two of them have is there once."""
+        found = (place for grid in self.grids for place in grid.named_cells(results))
+        return list({(cell.key, regime): (cell, regime) for cell, regime in found}.values())
+
+
+def once(cells: Iterable[Cell]) -> list[Cell]:
+    """Each cell once, in their order."""
+    return list({cell.key: cell for cell in cells}.values())
 
 
 def chosen_rate(grid: Grid, arm: str, results: Results) -> float:

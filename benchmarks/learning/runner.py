@@ -128,15 +128,9 @@ class Progress:
         return f"{len(self.left)} cells left, about {rest / 60:.0f} min"
 
     def table(self, now: Sequence[Cell] = ()) -> Table:
-        arms = list(dict.fromkeys(cell.arm for cell in self.cells))
-        table = Table("", *arms, title=self.eta(), title_justify="left")
-        done = Counter((cell.regime, cell.arm) for cell in self.cells if cell.key not in self.left)
-        every = Counter((cell.regime, cell.arm) for cell in self.cells)
-        busy = Counter((cell.regime, cell.arm) for cell in now)
-        for regime in dict.fromkeys(cell.regime for cell in self.cells):
-            shown = (
-                f"{done[regime, arm]}/{every[regime, arm]}{'+' * busy[regime, arm]}" if every[regime, arm] else ""
-                for arm in arms
-            )
-            table.add_row(regime, *shown)
+        table = Table("", "cells", "now", title=self.eta(), title_justify="left")
+        done = Counter(cell.regime for cell in self.cells if cell.key not in self.left)
+        for regime, every in Counter(cell.regime for cell in self.cells).items():
+            busy = (f"{cell.arm} {cell.seed}" for cell in now if cell.regime == regime)
+            table.add_row(regime, f"{done[regime]}/{every}", ", ".join(busy))
         return table

@@ -93,7 +93,7 @@ def questions_of(records: Sequence[Record]) -> list[Record]:
         for record in records
         if record.image is not None
         and not record.conversations
-        and (record.answers or record.metadata.get("source") in _SHORT)
+        and (record.answers or record.source in _SHORT)
     ]
 
 

@@ -132,7 +132,7 @@ def _of_record(split: str, record: Record, said: Mapping[Key, Said], choice: Cho
             continue
         agreed = agreement(record, answer.turns)
         if agreed is not None:
-            tally.agreements.setdefault(str(record.metadata.get("source", "other")), []).append(agreed)
+            tally.agreements.setdefault(record.source, []).append(agreed)
         seen[answer.turns] += 1
         if seen[answer.turns] > 1:
             tally.duplicates += 1

@@ -45,7 +45,7 @@ class ImageMajorSampler(torch.utils.data.Sampler[int]):
         ]
         self._sources: defaultdict[str, list[int]] = defaultdict(list)
         for index, record in enumerate(records):
-            self._sources[source_of(record)].append(index)
+            self._sources[record.source].append(index)
         self.taken = {
             source: (round((weights or {}).get(source, 1.0) * len(indices)), len(indices))
             for source, indices in self._sources.items()
@@ -118,10 +118,6 @@ class RankBatches(torch.utils.data.Sampler[list[int]]):
             yield step[first : first + share + (self.rank < more)] or [NOTHING]
 
 
-def source_of(record: Record) -> str:
-    return str(record.metadata.get("source", "other"))
-
-
 def parse_weights(words: Sequence[str] | None, records: Sequence[Record]) -> dict[str, float] | None:
     """`--source_weights llava_instruct=1 vqa_v2=0.5` -> {source: times an epoch}; None where nothing was asked for.
 
@@ -130,7 +126,7 @@ def parse_weights(words: Sequence[str] | None, records: Sequence[Record]) -> dic
     """
     if not words:
         return None
-    there = sorted({source_of(record) for record in records})
+    there = sorted({record.source for record in records})
     weights: dict[str, float] = {}
     for word in words:
         name, _, number = word.partition("=")

@@ -71,7 +71,7 @@ def make(piece: Piece, image_tokens: int, root: Path) -> Made:
         [record.id for record in records],
         [record.image for record in records],
         [record.answer_type for record in records],
-        [str(record.metadata.get("source") or "unknown") for record in records],
+        [record.source for record in records],
         measure(records, image_tokens),
         rejects,
     )

@@ -31,6 +31,11 @@ class Record:
         return self.conversations or ((self.instruction, self.response),)
 
     @property
+    def source(self) -> str:
+        """Which data it comes from; "unknown" where it does not say."""
+        return str(self.metadata.get("source") or "unknown")
+
+    @property
     def labelled(self) -> bool:
         """Somebody has answered; an unlabelled record is for `embervlm answer` alone."""
         return any(answer.strip() for _, answer in self.turns())

@@ -66,7 +66,7 @@ def _statistics(records: Sequence[Record]) -> dict[str, Any]:
         "records": len(records),
         "pictures": len({image_key(r.image) for r in records if r.image is not None}),
         "turns": len(turns),
-        "sources": dict(sorted(Counter(str(r.metadata.get("source") or "unknown") for r in records).items())),
+        "sources": dict(sorted(Counter(r.source for r in records).items())),
         "mean_question_words": round(sum(len(q.split()) for q, _ in turns) / len(turns), 2),
         "mean_answer_words": round(sum(map(len, answered)) / max(1, len(answered)), 2),
     } | ({"unlabelled": unlabelled} if unlabelled else {})

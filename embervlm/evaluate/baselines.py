@@ -56,7 +56,7 @@ def _template(record: Record) -> Hashable:
 
 
 def _source(record: Record) -> Hashable:
-    return record.metadata.get("source")
+    return record.source
 
 
 def _most_common(counter: Counter[str]) -> str:

@@ -40,9 +40,9 @@ def select(
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UserError(f"There is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}.{hint}")
         source = BENCHMARKS[name].source
-        found = [record for record in records if record.metadata.get("source") == source]
+        found = [record for record in records if record.source == source]
         if not found:
-            present = ", ".join(sorted({str(record.metadata.get("source")) for record in records}))
+            present = ", ".join(sorted({record.source for record in records}))
             raise UserError(
                 f"Benchmark {name} needs records of source {source}, and split {split} has none (it has {present}). "
                 "Leave it out of --benchmarks, or prepare that data."

@@ -61,7 +61,7 @@ def answered(benchmark: str, records: Sequence[Record], answers: Mapping[str, st
     return [
         Answered(record, answers[record.id], score_answer(benchmark, record, answers[record.id]))
         for record in records
-        if record.id in answers and record.metadata.get("source") == source
+        if record.id in answers and record.source == source
     ]
 
 
@@ -78,7 +78,7 @@ def read_answered(path: Path, result: EvalResult, benchmark: str, records: Seque
     known = {
         str(record.metadata.get("question_id", record.id)): record
         for record in records
-        if record.metadata.get("source") == source
+        if record.source == source
     }
     if extra := [name for name in answers if name not in known]:
         raise UserError(

@@ -159,7 +159,7 @@ def choose_subset(
     Benchmarks without records are left out, and OK-VQA where there is VQA-v2.
     """
     records = prepared.records(split)
-    sources = {record.metadata.get("source") for record in records}
+    sources = {record.source for record in records}
     present = [name for name, benchmark in BENCHMARKS.items() if benchmark.source in sources]
     if "vqa" in present:
         present = [name for name in present if name != "okvqa"]

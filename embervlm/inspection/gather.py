@@ -11,7 +11,7 @@ from embervlm.batch.collate import Collator
 from embervlm.batch.dataset import RecordDataset, Sample
 from embervlm.batch.encode import IGNORE, Encoded, encode
 from embervlm.batch.pack import Row, lay_out, pack
-from embervlm.batch.sampler import ImageMajorSampler, source_of
+from embervlm.batch.sampler import ImageMajorSampler
 from embervlm.batch.targets import LookUp, TeacherTargets
 from embervlm.data.official import image_key
 from embervlm.distill.targets import NONE, ResponseTargets
@@ -58,7 +58,7 @@ class Seen:
 
     @property
     def source(self) -> str:
-        return source_of(self.sample.record)
+        return self.sample.record.source
 
     @property
     def picture(self) -> str | None:

@@ -12,7 +12,6 @@ import torch
 from embervlm.batch.collate import Collator, model_inputs
 from embervlm.batch.dataset import RecordDataset
 from embervlm.batch.encode import IGNORE
-from embervlm.batch.sampler import source_of
 from embervlm.batch.targets import TeacherTargets
 from embervlm.batch.teaching import Teaching
 from embervlm.distill.loss import LossOptions
@@ -93,7 +92,7 @@ def measure_teacher(
     for start in range(0, len(data), batch_size):
         part = data.records[start : start + batch_size]
         for record, turns in zip(part, teaching.outputs(part), strict=True):
-            said.setdefault(source_of(record), []).append(list(turns))
+            said.setdefault(record.source, []).append(list(turns))
     facts = teacher_facts((one for answers in said.values() for turns in answers for one in turns), temperature)
     judged = {name: answers for name, answers in sorted(said.items()) if len(answers) >= fewest}
     return facts, {name: Surprise.of([one for turns in answers for one in turns]) for name, answers in judged.items()}

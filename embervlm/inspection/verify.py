@@ -15,7 +15,6 @@ from rich.text import Text
 
 from embervlm import tokens
 from embervlm.batch.dataset import RecordDataset
-from embervlm.batch.sampler import source_of
 from embervlm.batch.teaching import Teaching, cached_teaching, live_teaching
 from embervlm.console import console
 from embervlm.data.prepared import PreparedSet, open_prepared
@@ -264,7 +263,7 @@ def _show(facts: Facts, checks: Sequence[Check], data: RecordDataset, prepared: 
 
 
 def _sources(records: Sequence[Record]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(map(source_of, records)).items()))
+    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(record.source for record in records).items()))
 
 
 def _example(data: RecordDataset, teaching: Teaching) -> Panel:

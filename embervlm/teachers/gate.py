@@ -55,7 +55,7 @@ def draw_by_source(records: Sequence[Record], most: int, fewest: int = 1, seed: 
     together, as `OTHERS`, and left out where they are less than `fewest` even so."""
     sources: dict[str, list[Record]] = {}
     for record in records:
-        sources.setdefault(str(record.metadata.get("source", "other")), []).append(record)
+        sources.setdefault(record.source, []).append(record)
     groups = {name: some for name, some in sorted(sources.items()) if len(some) >= fewest}
     small = [record for name, some in sorted(sources.items()) if name not in groups for record in some]
     if len(small) >= fewest:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from embervlm.data.record import Record
 
-_SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa"}
+_SHARD_NAMES = {"llava_instruct": "llava", "vqa_v2": "vqa", "ok_vqa": "okvqa", "unknown": "other"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def plan_shards(records: dict[str, list[Record]], shard_records: int) -> list[Sh
     for split, rows in records.items():
         by_source: dict[str, list[Record]] = {}
         for record in rows:
-            source = str(record.metadata.get("source", "other"))
+            source = record.source
             by_source.setdefault(_SHARD_NAMES.get(source, re.sub(r"\W+", "_", source) or "other"), []).append(record)
         for source, group in by_source.items():
             group = _by_picture(group)

@@ -92,7 +92,7 @@ def _data_table(data: Data) -> Table:
         table.add_column(heading, justify="left" if heading == "sources" else "right")
     for split in ("train", "val"):
         records = data.prepared.records(split)
-        sources = Counter(str(record.metadata.get("source") or "unknown") for record in records)
+        sources = Counter(record.source for record in records)
         pictures = len({image_key(record.image) for record in records if record.image is not None})
         said = ", ".join(f"{name} {count:,}" for name, count in sources.most_common())
         table.add_row(split, f"{len(records):,}", f"{pictures:,}", said)

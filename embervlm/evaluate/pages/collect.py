@@ -272,5 +272,5 @@ def _predictions(path: Path) -> dict[str, str]:
 
 
 def _keys(record: Any) -> tuple[str, ...]:
-    benchmark = {"vqa_v2": "vqa", "ok_vqa": "okvqa"}.get(str(record.metadata.get("source")), "instruct")
+    benchmark = {"vqa_v2": "vqa", "ok_vqa": "okvqa"}.get(record.source, "instruct")
     return f"{benchmark}:{record.metadata.get('question_id')}", f"{benchmark}:{record.id}"

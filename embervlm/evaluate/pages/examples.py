@@ -54,7 +54,7 @@ def picture_examples(
     by_kind: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for at in order:
         record = answered[at]
-        by_kind[str(record.metadata.get("source")), question_type(record)].append(record)
+        by_kind[record.source, question_type(record)].append(record)
     kinds = sorted(by_kind)
     turn = [kinds[at] for at in np.random.default_rng(seed).permutation(len(kinds))]
     chosen: list[Record] = []

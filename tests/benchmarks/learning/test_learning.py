@@ -22,7 +22,7 @@ def test_cells_are_trained_compared_and_not_trained_again(tmp_path, monkeypatch,
     monkeypatch.setattr("sys.argv", ["learning", *words, "--html", str(page), "--jobs", "1"])
     assert program.main() == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    rows = told["regimes"]["few25"]
+    rows = told["parts"]["grid"]["regimes"]["few25"]
     assert set(rows) == {"sft", "soft", "answers"} and told["missing"] == 0
     assert rows["sft"]["gain"]["mean"] == 0 and rows["soft"]["teacher_seconds"] > 0
     assert told["references"]["teacher"] > 60

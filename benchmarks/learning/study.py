@@ -1,0 +1,149 @@
+"""Every cell behind `docs/does-it-pay.md`, by question. `python -m benchmarks.learning` runs what is missing of it.
+
+It is not the product of all arms, regimes and seeds: labels alone, the recipe and its rivals have every regime and
+three seeds or five, a single decision has the one regime where it shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.learning.plan import RATES, Grid, Part
+from benchmarks.learning.world import FULL
+
+TWO, THREE, FOUR, FIVE = (tuple(range(count)) for count in (2, 3, 4, 5))
+LABELS = ("all", "one", "wrong20", "wrong40")
+FEW = ("few25", "few5", "few1")
+LONG, LONGEST = replace(FULL, steps=2400), replace(FULL, steps=4800)
+AT_EQUAL_TIME = replace(FULL, steps=1360)
+ENCODER, LONG_ENCODER = replace(FULL, unfreeze_vision=-1), replace(LONG, unfreeze_vision=-1)
+
+RIVALS = ("sft", "soft", "truncated", "uld", "answers")
+VARIANTS = ("alm", "xtoken", "escd", "bpm", "strict", "anchored", "chain", "top4")
+WEIGHTS = ("guide", "half", "pure", "fading", "reverse", "jsd", "online")
+
+STUDY = (
+    Part(
+        "labels",
+        "The teacher's sure answers, by the labels that there are",
+        (
+            Grid(FULL, ("all", "one"), ("sft", "sure"), FIVE),
+            Grid(FULL, ("wrong20", "wrong40"), ("sft", "sure"), THREE),
+            Grid(FULL, ("few25-sure", "few5-sure", "few1-sure"), ("sft", "filled"), THREE),
+        ),
+    ),
+    Part(
+        "rivals",
+        "Distributions and plain answers, in every regime",
+        (Grid(FULL, (*LABELS, *FEW), RIVALS, THREE),),
+    ),
+    Part(
+        "further",
+        "All labels, and 4,500 further pictures without any",
+        (
+            Grid(LONGEST, ("sure", "pictures"), ("sft", "filled"), THREE, (1e-3,)),
+            Grid(LONGEST, ("pictures",), ("sft", "filled"), (3,), (1e-3,)),
+        ),
+    ),
+    Part(
+        "variants",
+        "Other targets and other weights, with 40% wrong labels",
+        (Grid(FULL, ("wrong40",), ("sft", "soft", *WEIGHTS, *VARIANTS, "truncated", "uld"), (0,)),),
+    ),
+    Part(
+        "readings",
+        "Distributions on labelled questions alone, and on the teacher's own answers",
+        (
+            Grid(FULL, ("few5",), ("sft", "soft", "soft-labels"), (0,)),
+            Grid(FULL, ("all",), ("sft", "answers", "answers-soft"), (0,)),
+        ),
+    ),
+    Part(
+        "tokenizers",
+        "A student with the teacher's own tokenizer, with 40% wrong labels",
+        (
+            Grid(FULL, ("wrong40",), ("sft", "soft", "shared-sft", "shared-soft"), THREE),
+            Grid(FULL, ("wrong40",), ("shared",), (0,)),
+        ),
+    ),
+    Part(
+        "sure",
+        "On the sure answers: as labels or with their distribution, and how sure",
+        (
+            Grid(FULL, ("few5-sure",), ("sft", "filled", "soft"), THREE),
+            Grid(FULL, ("few5-sure",), ("half",), THREE, (1e-3,)),
+            Grid(FULL, ("few5-0.9",), ("filled",), (0,)),
+        ),
+    ),
+    Part(
+        "agreed",
+        "Sure answers that no label contradicts, and a student without pictures",
+        (Grid(FULL, ("all",), ("sft", "agreed"), THREE), Grid(FULL, ("all",), ("blind",), (0,))),
+    ),
+    Part("temperature", "T = 2 at a weight of 0.9", (Grid(FULL, ("all",), ("sft", "soft2"), THREE, (1e-3,)),)),
+    Part(
+        "rates",
+        "Learning rates",
+        (
+            *(Grid(FULL, ("all",), (arm,), (0,), (rate,)) for arm in RIVALS for rate in RATES),
+            *(Grid(FULL, ("all",), ("sure",), (0,), (rate,)) for rate in RATES[:3]),
+        ),
+    ),
+    Part(
+        "time",
+        "Labels alone, for the time that teacher and student take together",
+        (
+            Grid(AT_EQUAL_TIME, ("all",), ("sft",), THREE, (1e-3,)),
+            Grid(AT_EQUAL_TIME, ("few5", "wrong40"), ("sft",), TWO, (1e-3,)),
+            Grid(AT_EQUAL_TIME, ("one",), ("sft",), (0,), (1e-3,)),
+        ),
+    ),
+    Part(
+        "longer",
+        "Three times the steps",
+        (
+            Grid(LONG, ("all",), ("sft", "sure"), TWO, (1e-3,)),
+            Grid(LONG, ("all",), ("half",), (0,), (1e-3,)),
+            Grid(LONG, ("sure",), ("sft", "filled"), TWO, (1e-3,)),
+            Grid(LONG, ("sure",), ("half",), (0,), (1e-3,)),
+            Grid(LONG, ("more",), ("sft", "answers", "soft"), (0,), (1e-3,)),
+            Grid(LONG, ("few5-sure",), ("sft", "filled"), (0,), (1e-3,)),
+            Grid(LONG, ("wrong40",), ("sft", "sure"), (0,), (1e-3,)),
+        ),
+    ),
+    Part(
+        "longer-rates",
+        "Learning rates, three times the steps",
+        (
+            *(Grid(LONG, ("all",), ("sft",), (0,), (rate,)) for rate in RATES[:3]),
+            *(Grid(LONG, ("more",), ("soft",), (0,), (rate,)) for rate in RATES[1:3]),
+        ),
+    ),
+    Part(
+        "longest",
+        "Six times the steps, all labels, with the distribution",
+        (
+            Grid(LONGEST, ("all",), ("sft",), FOUR, (1e-3,)),
+            Grid(LONGEST, ("all",), ("half", "soft2"), (0,), (1e-3,)),
+        ),
+    ),
+    Part(
+        "short",
+        "Further pictures, and 800 steps only",
+        (Grid(FULL, ("sure",), ("sft", "filled"), TWO, (1e-3,)),),
+    ),
+    Part(
+        "encoder",
+        "The encoder is trained, too",
+        (
+            Grid(ENCODER, ("all",), ("sft", "soft", "answers"), (0,), (2e-3,)),
+            Grid(ENCODER, ("all",), ("soft",), (0,), (4e-3,)),
+        ),
+    ),
+    Part(
+        "encoder-longer",
+        "The encoder is trained, too, three times the steps",
+        (Grid(LONG_ENCODER, ("all",), ("sft", "soft"), (0,), (2e-3,)),),
+    ),
+)
+"""In the order of the page. Each question has one scale."""
