@@ -95,6 +95,22 @@ ARMS = {
         ),
         Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers", searched_as="soft"),
         Arm(
+            "projector-slow",
+            "as SFT, the projector at 0.3 of its learning rate",
+            "--disable_distillation --projector_learning_rate 3e-4",
+            "labels",
+            False,
+            searched_as="sft",
+        ),
+        Arm(
+            "projector-fast",
+            "as SFT, the projector at 3 times its learning rate",
+            "--disable_distillation --projector_learning_rate 3e-3",
+            "labels",
+            False,
+            searched_as="sft",
+        ),
+        Arm(
             "blind",
             "as SFT, no picture in train nor in val",
             "--disable_distillation",

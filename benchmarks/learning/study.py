@@ -112,6 +112,11 @@ STUDY = (
         ),
     ),
     Part(
+        "components",
+        "The projector at another learning rate than the language model's 1e-3",
+        (Grid(FULL, ("all",), ("sft", "projector-slow", "projector-fast"), (0,), (1e-3,)),),
+    ),
+    Part(
         "longer-rates",
         "Learning rates, three times the steps",
         (

@@ -17,16 +17,11 @@ from embervlm.data.check_images import Decoder
 from embervlm.data.images import FORMATS, resolve_image
 from embervlm.data.official import image_key
 from embervlm.data.prepared import PreparedSet
-from embervlm.data.record import Record
+from embervlm.data.record import BORROWED, Record
 from embervlm.data.workers import Workers, processors
 from embervlm.errors import UserError
 from embervlm.evaluate.asking import progress_bar
-from embervlm.evaluate.benchmarks import BENCHMARKS
 
-SOURCE = "borrowed"
-"""`metadata.source` of such records: `--source_weights borrowed=0.5` reads them less often."""
-_SHORT = tuple(BENCHMARKS[name].source for name in ("vqa", "okvqa"))
-"""Sources of short answers, also where nobody has answered."""
 _CHUNK = 256
 
 
@@ -93,7 +88,8 @@ def questions_of(records: Sequence[Record]) -> list[Record]:
         for record in records
         if record.image is not None
         and not record.conversations
-        and (record.answers or record.source in _SHORT)
+        and record.short
+        and record.source != BORROWED  # whose question is there already
     ]
 
 
@@ -105,7 +101,7 @@ def borrowed(picture: str, pool: Sequence[Record], questions: int, seed: int) ->
         if lender.instruction in seen:
             continue
         seen.add(lender.instruction)
-        metadata = {"source": SOURCE, "borrowed_from": lender.id}
+        metadata = {"source": BORROWED, "borrowed_from": lender.id}
         # The id names the question, so that an answer on disk can belong to no other.
         yield Record(f"{picture}?{lender.id}", picture, lender.instruction, "", metadata=metadata)
         if len(seen) == questions:

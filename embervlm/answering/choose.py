@@ -94,6 +94,17 @@ def check_ids(records: Sequence[Record], choice: Choice) -> None:
                     )
 
 
+def check_confidences(answers: Mapping[Key, Said], choice: Choice) -> None:
+    """UserError where `choice` needs a probability that an answer does not have."""
+    for key, answer in answers.items():
+        if choice.min_confidence and answer.finished and not answer.empty and answer.confidence is None:
+            raise UserError(
+                f"the answer to record {key.record_id} has no probability beside it: the teacher's server tells none, "
+                "or the answers were given before they were kept; leave --min_confidence out, or choose another "
+                "--output_dir"
+            )
+
+
 def choose(
     split: str, records: Sequence[Record], said: Mapping[Key, Said], choice: Choice
 ) -> tuple[list[Record], Tally]:
@@ -140,7 +151,7 @@ def _of_record(split: str, record: Record, said: Mapping[Key, Said], choice: Cho
         if answer.confidence is not None:
             tally.sure.append((answer.confidence, agreed))
         what = "kept"
-        if choice.min_confidence and _confidence(answer, record) < choice.min_confidence:
+        if choice.min_confidence and (answer.confidence or 0.0) < choice.min_confidence:
             what = "unsure"
         elif agreed is not None and agreed < choice.min_agreement:
             what = "filtered"
@@ -150,15 +161,6 @@ def _of_record(split: str, record: Record, said: Mapping[Key, Said], choice: Cho
         if what == "kept":
             made.append(_answered(record, answer, sample, agreed, choice))
     return made
-
-
-def _confidence(answer: Said, record: Record) -> float:
-    if answer.confidence is None:
-        raise UserError(
-            f"the answer to record {record.id} has no probability beside it: the teacher's server tells none, or the "
-            "answers were given before they were kept; leave --min_confidence out, or choose another --output_dir"
-        )
-    return answer.confidence
 
 
 def _answered(record: Record, answer: Said, sample: int, agreed: float | None, choice: Choice) -> Record:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from embervlm.answering.ask import Asking, ask_all, plan
 from embervlm.answering.borrow import borrow
-from embervlm.answering.choose import Choice, Example, Tally, check_ids, choose
-from embervlm.answering.said import SaidFile
+from embervlm.answering.choose import Choice, Example, Tally, check_confidences, check_ids, choose
+from embervlm.answering.said import Key, Said, SaidFile
 from embervlm.console import console
 from embervlm.data.check_images import JOURNAL
 from embervlm.data.images import resolve_image
@@ -74,7 +74,8 @@ def run_answer(settings: AnswerSettings) -> None:
     for records in asked.values():
         check_records(teacher, records)
     teacher.batch_size = settings.batch_size
-    answer_set(teacher, prepared, folder, read, _asking(settings), choice, settings.batch_size, as_dict(settings))
+    size = max(settings.batch_size, getattr(teacher, "at_once", 0))  # a server works on more than one batch
+    answer_set(teacher, prepared, folder, read, _asking(settings), choice, size, as_dict(settings))
 
 
 def answer_set(
@@ -95,21 +96,30 @@ def answer_set(
         settings: to be written into dataset.json.
 
     Raises:
-        UserError: the answers that are there are of another teacher, data or asking; no answer is good enough.
+        UserError: the answers that are there are of another teacher, data or asking; the teacher tells no probability
+            and `choice` needs it; no answer is good enough.
     """
     about = {
         "teacher": teacher.fingerprint(),
-        "data": {split: prepared.fingerprint(split) for split in read},
+        # Of every split: a run about one goes on with the other.
+        "data": {split: prepared.fingerprint(split) for split in SPLITS if prepared.path(split).is_file()},
         # With more samples a run goes on: each answer has its number.
         "settings": {name: value for name, value in asdict(asking).items() if name != "samples"},
     }
     said = SaidFile(folder.with_name(f"{folder.name}.answers.jsonl"), about)
     asked = {split: list(filter(choice.asks, records)) for split, records in read.items()}
     batches = plan(asked, asking.samples, said.answers, batch_size)
+    wanted = {Key(split, r.id, n) for split, some in asked.items() for r in some for n in range(choice.samples)}
+    check_confidences({key: said.answers[key] for key in wanted & said.answers.keys()}, choice)
     there, begin = len(said.answers), time.perf_counter()
     total = sum(map(len, batches))
+
+    def add(answers: Mapping[Key, Said]) -> None:
+        check_confidences(answers, choice)  # before the next batch, not after hours of them
+        said.add(answers)
+
     with asking_bar(teacher.name, total, bool(batches)) as tell:
-        ask_all(teacher, batches, prepared.image_root, asking, said.add, tell)
+        ask_all(teacher, batches, prepared.image_root, asking, add, tell)
     seconds = time.perf_counter() - begin
     splits, tallies = {}, {}
     for split in dict.fromkeys((*SPLITS, *read)):

@@ -11,6 +11,9 @@ from typing import Any
 from embervlm.errors import UserError
 
 _DEPTH = 64
+BORROWED = "borrowed"
+"""The source of questions that a picture has from another: `--source_weights borrowed=0.5` reads them less often."""
+SHORT_SOURCES = ("vqa_v2", "ok_vqa", BORROWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,11 @@ class Record:
     def source(self) -> str:
         """Which data it comes from; "unknown" where it does not say."""
         return str(self.metadata.get("source") or "unknown")
+
+    @property
+    def short(self) -> bool:
+        """People answer it with a word or two, whether they have or not: a question of VQA."""
+        return bool(self.answers) or self.source in SHORT_SOURCES
 
     @property
     def labelled(self) -> bool:

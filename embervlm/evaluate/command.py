@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ def run_evaluate(settings: EvaluateSettings) -> None:
     asked = select(
         prepared.records(settings.split), settings.benchmarks, settings.split, settings.max_samples, settings.seed
     )
+    if settings.closed_answers:  # what is missing there shows now, not when all has been answered
+        select(prepared.records("train"), [name for name in settings.benchmarks if name in SHORT], "train")
     with start_processes() as processes:
         run = _Run(settings, prepared, asked, processes)
         first, *others = run.systems()
@@ -133,10 +135,15 @@ class _Run:
     def _has_sense(self, baseline: str) -> bool:
         if baseline in SIGHTLESS:
             return any(record.image is not None for records in self.asked.values() for record in records)
-        there = self.prepared.path("train").is_file()
+        there = self._train_is_labelled
         if not there and self.processes.rank == 0:
-            console.print(f"[dim]no {baseline}: {self.prepared.folder} has no train split to learn it from[/dim]")
+            console.print(f"[dim]no {baseline}: {self.prepared.folder} has no labelled train split to learn from[/dim]")
         return there
+
+    @cached_property
+    def _train_is_labelled(self) -> bool:
+        prepared = self.prepared
+        return prepared.path("train").is_file() and any(r.labelled for r in prepared.records("train", unlabelled=True))
 
     def measure(self, system: System) -> EvalResult:
         settings = self.settings
@@ -144,6 +151,7 @@ class _Run:
         is_student = isinstance(answerer, StudentAnswerer)
         own = self.student is not None and system.name != "teacher" and system.name not in GUESSES
         decoding = self.decoding if own else {}
+        at_once = getattr(getattr(answerer, "teacher", None), "at_once", 0)  # a server works on more than one batch
         about = {
             "data": self.prepared.fingerprint(settings.split),
             "model": dict(system.model),
@@ -157,7 +165,7 @@ class _Run:
             system.benchmarks,
             settings.split,
             name=system.name,
-            batch_size=settings.batch_size,
+            batch_size=max(settings.batch_size, at_once),
             max_samples=settings.max_samples,
             max_new_tokens=settings.max_new_tokens,
             divergence=self._divergence() if is_student else None,

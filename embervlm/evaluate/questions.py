@@ -76,9 +76,7 @@ def read_answered(path: Path, result: EvalResult, benchmark: str, records: Seque
     answers = _by_id(beside)
     source = BENCHMARKS[benchmark.removesuffix(CLOSED)].source
     known = {
-        str(record.metadata.get("question_id", record.id)): record
-        for record in records
-        if record.source == source
+        str(record.metadata.get("question_id", record.id)): record for record in records if record.source == source
     }
     if extra := [name for name in answers if name not in known]:
         raise UserError(

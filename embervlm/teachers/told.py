@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, BatchFeature, GgufConfig
 
-from embervlm.data.record import Record
+from embervlm.data.record import SHORT_SOURCES, Record
 from embervlm.data.shows import SHOWS, known
 from embervlm.errors import UserError
 from embervlm.teachers.families import complete
@@ -59,7 +59,7 @@ def tell(record: Record) -> Record:
         UserError: there is a picture of which nothing is known.
     """
     (question, answer), *later = record.turns()
-    if record.answers and not question.endswith(SHORT):
+    if record.short and not question.endswith(SHORT):
         question = f"{question}\n{SHORT}"
     if record.image is not None:
         shows = known(record)
@@ -100,7 +100,7 @@ class ToldTeacher(HFTeacher):
 
     def fingerprint(self) -> dict[str, str]:
         """That of any teacher, and how it is told."""
-        prompt = hashlib.sha256(repr((TOLD, SHORT, EXAMPLES)).encode()).hexdigest()[:16]
+        prompt = hashlib.sha256(repr((TOLD, SHORT, EXAMPLES, SHORT_SOURCES)).encode()).hexdigest()[:16]
         return super().fingerprint() | {"told": f"{self.told}, prompt {prompt}"}
 
 

@@ -34,7 +34,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             clean_up(folder)
             for before in folder.parent.glob("stage[0-9]"):  # whose checkpoint-final this one may begin with
                 if before != folder:
-                    with suppress(UserError), _locked(before):
+                    # It may belong to another training at this moment, or be somebody's who only lets us read.
+                    with suppress(UserError, OSError), _locked(before):
                         clean_up(before)
             yield
     finally:

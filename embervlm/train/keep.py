@@ -96,9 +96,9 @@ class Rotation:
         self._folder, self._limit = folder, limit
         self._steps: set[int] = set()
         if resumed is not None and resumed.resolve().parent == folder.resolve():
-            named = re.fullmatch(r"checkpoint-(\d+)", resumed.name)
+            begun = files.open_checkpoint(resumed).step
             there = [re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")]
-            self._steps = {int(one[1]) for one in there if one and named and int(one[1]) <= int(named[1])}
+            self._steps = {int(one[1]) for one in there if one and int(one[1]) <= begun}
 
     def written(self, step: int) -> None:
         """To be called when checkpoint-`step` is whole."""

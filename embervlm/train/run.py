@@ -38,17 +38,18 @@ INTERRUPTED = 130
 def run_train(settings: TrainSettings) -> int:
     """Train the stages that are asked for, in order. Returns the exit code: 0, or 130 after Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader's processes fork
-    for number, stage in enumerate(sorted(set(settings.stages))):
+    stages = sorted(set(settings.stages))
+    for number, stage in enumerate(stages):
         mine = settings.for_stage(stage)
         with alone_in(settings.output_dir / f"stage{stage}"):
-            code = train_stage(mine if number == 0 else replace(mine, resume_from=None))
+            code = train_stage(mine if number == 0 else replace(mine, resume_from=None), last=stage == stages[-1])
         if code:
             return code
     return 0
 
 
-def train_stage(settings: TrainSettings) -> int:
-    """One stage, from the settings of that stage alone."""
+def train_stage(settings: TrainSettings, last: bool = True) -> int:
+    """One stage, from the settings of that stage alone; `last`: no other one comes after it."""
     (stage,) = settings.stages
     folder = settings.output_dir / f"stage{stage}"
     console = everyone if int(os.environ.get("RANK", "0")) == 0 else Console(quiet=True)
@@ -86,9 +87,12 @@ def train_stage(settings: TrainSettings) -> int:
             trainer.train(resume_from_checkpoint=str(start.weights.path) if start.resume and start.weights else None)
     finally:
         progress.close()
-    if interrupt.stopped:
+    if interrupt.stopped and trainer.state.global_step < steps:
         return _stopped(console, folder, trainer.state.global_step, stage)
     summarise(console, trainer, metrics, folder)
+    if interrupt.stopped and not last:
+        console.print(f"Stopped. Stage {stage} is complete; go on with --stages {stage + 1}.")
+        return INTERRUPTED
     return 0
 
 

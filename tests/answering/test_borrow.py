@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from embervlm.answering.borrow import SOURCE, borrow, borrowed, pictures_below, questions_of
+from embervlm.answering.borrow import borrow, borrowed, pictures_below, questions_of
 from embervlm.answering.run import run_answer
 from embervlm.data.images import resolve_image
 from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import PreparedSet, open_prepared
-from embervlm.data.record import Record, write_records
+from embervlm.data.record import BORROWED, Record, write_records
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import write_toy
 from embervlm.demo import prepare_words
@@ -70,7 +70,7 @@ def test_a_picture_borrows_the_same_questions_whatever_lies_beside_it(world: Pat
     assert there != borrow(prepared, more(world), 5, 1, world / "journal.jsonl")
     lent = {record.id: record.instruction for record in pool}
     for record in there:
-        assert not record.labelled and record.answers is None and record.metadata["source"] == SOURCE
+        assert not record.labelled and record.answers is None and record.metadata["source"] == BORROWED
         assert record.instruction == lent[record.metadata["borrowed_from"]]
     for at in range(3):
         assert len({r.instruction for r in there[5 * at : 5 * at + 5]}) == 5
@@ -84,7 +84,7 @@ def test_few_texts_lend_few_questions() -> None:
 def test_the_teachers_answers_become_records_beside_the_labels(world: Path, tmp_path: Path) -> None:
     made, before = answer(world), open_prepared(world / "stage2")
     labels, new = (
-        [record for record in made.records("train") if (record.metadata["source"] == SOURCE) is mine]
+        [record for record in made.records("train") if (record.metadata["source"] == BORROWED) is mine]
         for mine in (False, True)
     )
     assert labels == before.records("train") and made.path("val").read_bytes() == before.path("val").read_bytes()
@@ -131,7 +131,7 @@ def test_a_folder_that_grows_asks_about_what_is_new_only(world: Path, capsys) ->
 def test_without_a_limit_on_the_confidence_it_is_said_that_not_all_fit(world: Path, capsys) -> None:
     made = answer(world, min_confidence=0.0)
     assert "may not fit its picture; --min_confidence" in capsys.readouterr().out
-    assert sum(r.metadata["source"] == SOURCE for r in made.records("train")) == 12
+    assert sum(r.metadata["source"] == BORROWED for r in made.records("train")) == 12
 
 
 def test_what_cannot_be_is_said_before_the_teacher_is_loaded(world: Path, tmp_path: Path, monkeypatch) -> None:

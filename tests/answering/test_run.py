@@ -177,6 +177,35 @@ def test_answers_that_the_teacher_is_unsure_of_are_left_out(world: Path, capsys)
         answer(world, min_confidence=limit)
 
 
+def test_a_teacher_that_tells_no_probability_is_told_of_before_it_is_asked_on(world: Path, monkeypatch) -> None:
+    """After hours of asking nothing of it could have been used."""
+    really, asked = HFTeacher.answer, []
+
+    def silent(self, records, *words):
+        asked.append(len(records))
+        return [replace(one, logprob=None) for one in really(self, records, *words)]
+
+    monkeypatch.setattr(HFTeacher, "answer", silent)
+    with pytest.raises(UserError, match="the teacher's server tells none"):
+        answer(world, min_confidence=0.5)
+    assert sum(asked) < 8 and len((world / "answered/stage2.answers.jsonl").read_text().splitlines()) == 1
+    assert len(answered(answer(world, min_confidence=0.0))) == 8
+
+
+def test_a_run_about_one_split_goes_on_with_the_other(world: Path, monkeypatch) -> None:
+    first = answered(answer(world))
+    really, asked = HFTeacher.answer, set()
+
+    def heard(self, records, *words):
+        asked.update(record.id for record in records)
+        return really(self, records, *words)
+
+    monkeypatch.setattr(HFTeacher, "answer", heard)
+    made = answer(world, splits=("train", "val"))
+    assert answered(made) == first
+    assert asked == {record.id for record in open_prepared(world / "stage2").records("val")}
+
+
 def test_no_answer_left_is_a_sentence(world: Path) -> None:
     speechless = str(make_tiny_teacher(world / "tiny"))
     with pytest.raises(UserError, match="of 8 answers to train none is left.* 8 are cut off"):

@@ -4,11 +4,13 @@ import copy
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from embervlm.data.prepared import open_prepared
+from embervlm.data.record import write_records
 from embervlm.errors import UserError
 from embervlm.evaluate.answerers import MeanImage, ShuffledImages, StudentAnswerer, WithoutImage
 from embervlm.evaluate.asking import ask
@@ -206,6 +208,28 @@ def test_both_decodings_are_told_apart(student, prepared, tmp_path, capsys):
     known = [record.response for record in prepared.records("val") if record.metadata["source"] == "vqa_v2"]
     assert said <= {answer for answer, _ in Counter(known).most_common(2)}
     assert "Out of a closed set of answers" in capsys.readouterr().out
+
+
+def test_a_train_split_that_nobody_answered_is_no_end_of_an_evaluation(student, prepared, tmp_path, capsys):
+    """The guesses are learnt from it; without any, they are left out, and what needs them is said at the start."""
+    student.save_pretrained(tmp_path / "checkpoint-final")
+    folder = tmp_path / "data"
+    shutil.copytree(prepared.folder, folder)
+    write_records(folder / "train.jsonl", [replace(record, response="") for record in prepared.records("val")[:2]])
+    settings = EvaluateSettings(
+        checkpoint=tmp_path / "checkpoint-final",
+        dataset_path=folder,
+        output_file=tmp_path / "eval.json",
+        benchmarks=("vqa",),
+        max_new_tokens=4,
+        device="cpu",
+    )
+    run_evaluate(settings)
+    assert load_result(settings.output_file).vqa["vqa"].overall.n
+    assert "no majority_per_template" in " ".join(capsys.readouterr().out.split())
+    closed = replace(settings, closed_answers=2, checkpoint=tmp_path / "not loaded")
+    with pytest.raises(UserError, match="have no response; let a teacher answer"):
+        run_evaluate(closed)
 
 
 def test_wrong_words_are_found_before_the_model_is_loaded(prepared, tmp_path):

@@ -140,6 +140,14 @@ def test_only_models_that_cannot_see_are_told(tmp_path: Path):
     assert not isinstance(load_teacher(str(make_tiny_teacher(tmp_path))), ToldTeacher)
 
 
+def test_a_question_of_vqa_is_asked_for_a_short_answer_also_where_nobody_answered_it():
+    """`answer --ask unlabelled` and the cache of what comes of it lost the wording that short answers need."""
+    labelled = replace(RECORDS[0], metadata=RECORDS[0].metadata | {"source": "vqa_v2"})
+    for record in (replace(labelled, response="", answers=None), replace(labelled, answers=None)):
+        assert tell(record).instruction == tell(RECORDS[0]).instruction
+    assert SHORT not in tell(replace(RECORDS[0], answers=None, metadata=RECORDS[0].metadata)).instruction
+
+
 def test_a_prompt_that_is_short_already_is_not_told_so_twice():
     asked = f"What color is it?\n{SHORT}"
     assert tell(replace(RECORDS[0], instruction=asked)) == tell(RECORDS[0])

@@ -44,6 +44,13 @@ def test_the_first_stage_killed_while_its_checkpoint_was_replaced_is_still_what_
         assert "Stage 1, step 1" in decide_start(2, "tiny", None, tmp_path / "out").note
 
 
+def test_the_folder_of_another_stage_in_which_nothing_can_be_written_stops_nobody(tmp_path: Path) -> None:
+    """Somebody else's Stage 1, which we may read: there is nothing to clean up that is ours."""
+    (tmp_path / "stage1" / ".lock").mkdir(parents=True)  # for root, who may write everywhere, too
+    with alone_in(tmp_path / "stage2"):
+        assert (tmp_path / "stage2").is_dir()
+
+
 def test_a_run_that_cannot_begin_leaves_no_folder_and_no_lock(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a prepared data set"):
         run.run_train(settings(tmp_path / "nowhere", tmp_path / "out"))

@@ -114,6 +114,16 @@ def test_a_limit_keeps_the_newest_of_this_run_and_leaves_those_of_another(data, 
     assert names(stage) == {"4", "5", "6", "final"}
 
 
+def test_the_limit_counts_what_this_run_wrote_before_it_went_on_from_its_best_step(data, tmp_path, monkeypatch) -> None:
+    evaluations_say(monkeypatch, eval_loss=(2.0, 1.5, 1.0, 1.0, 1.0, 1.0))
+    stage = tmp_path / "stage2"
+    run.run_train(settings(data, tmp_path, max_steps=3))
+    assert names(stage) == {"1", "2", "3", "final"} and step_of(stage / "checkpoint-final") == 3
+    go_on = {"max_steps": 5, "save_total_limit": 2, "resume_from": stage / "checkpoint-final"}
+    run.run_train(settings(data, tmp_path, **go_on))
+    assert names(stage) == {"4", "5", "final"}
+
+
 def test_settings_of_today_rule_after_a_resume(data, tmp_path) -> None:
     """A lower learning rate is what is advised where a loss became NaN: the old one must not come back."""
 

@@ -251,6 +251,22 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(data, tmp_path, monk
     assert set(history(tmp_path / "stage2", "stage2/sft_loss")) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.parametrize(("stages", "code"), [((2,), 0), ((1, 2), 130)])
+def test_a_signal_in_the_last_evaluation_finds_the_run_complete(data, tmp_path, monkeypatch, capsys, stages, code):
+    """It was told to go on from the last step, where nothing is left to train."""
+
+    def press(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run.ProgressBar, "on_evaluate", press)
+    assert run.run_train(settings(data, tmp_path, max_steps=2, stages=stages)) == code
+    out = " ".join(capsys.readouterr().out.split())
+    first = tmp_path / f"stage{stages[0]}"
+    assert (first / "checkpoint-final").is_dir() and "--resume_from" not in out
+    assert ("Stage 1 is complete; go on with --stages 2" in out) is (code == 130)
+
+
 def test_a_run_with_loading_processes_comes_to_its_end(data, tmp_path):
     """They outlive the first SIGTERM; python, when it ends, sends one to each and waits."""
     words = ["--preset", "tiny", "--data_dir", str(data), "--output_dir", str(tmp_path), "--disable_distillation"]
