@@ -158,6 +158,13 @@ ARMS = {
             "--distillation_temperature 1",
         ),
         Arm(
+            "uld-light",
+            "CE + 0.5 ULD",
+            "--distillation_targets uld --distillation_loss uld --distillation_alpha 0.5 --sft_weight 1 "
+            "--distillation_temperature 1",
+            searched_as="uld",
+        ),
+        Arm(
             "online",
             "as soft, the teacher live with all its logits",
             SOFT,

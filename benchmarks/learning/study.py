@@ -51,6 +51,11 @@ STUDY = (
         (Grid(FULL, ("wrong40",), ("sft", "soft", *WEIGHTS, *VARIANTS, "truncated", "uld"), (0,)),),
     ),
     Part(
+        "uld",
+        "ULD at another weight",
+        (Grid(FULL, ("all", "few5", "wrong40"), ("sft", "uld", "uld-light"), (0,)),),
+    ),
+    Part(
         "readings",
         "Distributions on labelled questions alone, and on the teacher's own answers",
         (
