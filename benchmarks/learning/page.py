@@ -139,7 +139,8 @@ def console_table(figures: Figures, regime: str) -> Table:
 
 def markdown(figures: Figures, regime: str) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(shown(arm, row)) + " |" for arm, row in figures.rows(regime).items()]
+    for arm, row in figures.rows(regime).items():
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in shown(arm, row)) + " |")
     return "\n".join(lines)
 
 
