@@ -68,8 +68,9 @@ def run_evaluate(settings: EvaluateSettings) -> None:
     asked = select(
         prepared.records(settings.split), settings.benchmarks, settings.split, settings.max_samples, settings.seed
     )
-    if settings.closed_answers:  # what is missing there shows now, not when all has been answered
-        select(prepared.records("train"), [name for name in settings.benchmarks if name in SHORT], "train")
+    short = [name for name in settings.benchmarks if name in SHORT]
+    if settings.closed_answers and short and settings.predictions is None:
+        select(prepared.records("train"), short, "train")  # what is missing there shows before all has been answered
     with start_processes() as processes:
         run = _Run(settings, prepared, asked, processes)
         first, *others = run.systems()

@@ -227,6 +227,7 @@ def test_a_train_split_that_nobody_answered_is_no_end_of_an_evaluation(student, 
     run_evaluate(settings)
     assert load_result(settings.output_file).vqa["vqa"].overall.n
     assert "no majority_per_template" in " ".join(capsys.readouterr().out.split())
+    run_evaluate(replace(settings, closed_answers=2, benchmarks=("instruct",)))  # long answers are in no set
     closed = replace(settings, closed_answers=2, checkpoint=tmp_path / "not loaded")
     with pytest.raises(UserError, match="have no response; let a teacher answer"):
         run_evaluate(closed)
