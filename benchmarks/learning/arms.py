@@ -40,130 +40,63 @@ class Arm:
         return "--disable_distillation" not in self.flags
 
 
+def plain(name: str, title: str, reads: str = "labels", more: str = "", searched_as: str = "sft") -> Arm:
+    """Cross-entropy on what it reads: no teacher takes part in the training."""
+    flags = f"--disable_distillation {more}".strip()
+    return Arm(name, title, flags, reads, cached=False, searched_as=searched_as)
+
+
+def soft(name: str, title: str, flags: str = SOFT, reads: str = "taught", targets: str = "") -> Arm:
+    """As the recommended loss, but for one thing."""
+    return Arm(name, title, flags, reads, targets=targets, searched_as="soft")
+
+
+def uld(name: str, title: str, weight: float) -> Arm:
+    """Sorted probabilities; the rate is searched at the published weight."""
+    flags = f"--distillation_targets uld --distillation_loss uld --distillation_alpha {weight:g} --sft_weight 1"
+    return Arm(name, title, f"{flags} --distillation_temperature 1", searched_as="uld")
+
+
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("sft", "labels alone (SFT)", "--disable_distillation", "labels", cached=False),
-        Arm("guide", "0.7 CE + 0.3 T² KL, T = 2 (the guide's)", "--distillation_alpha 0.3", searched_as="soft"),
-        Arm("soft", "0.1 CE + 0.9 KL, T = 1", SOFT),
-        Arm("soft2", "0.1 CE + 0.9 T² KL, T = 2", "--distillation_alpha 0.9 --sft_weight 0.1", searched_as="soft"),
-        Arm(
-            "half",
-            "0.5 CE + 0.5 KL, T = 1",
-            "--distillation_alpha 0.5 --distillation_temperature 1",
-            searched_as="soft",
-        ),
-        Arm(
-            "pure",
-            "KL alone, T = 1",
-            "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1",
-            searched_as="soft",
-        ),
-        Arm("fading", "from 0.9 to 0.1 KL by a cosine, CE the rest, T = 1", FADING, searched_as="soft"),
-        Arm(
-            "reverse",
-            "0.1 CE + 0.9 KL(student || teacher), T = 1",
-            f"{SOFT} --distillation_loss reverse_kl",
-            searched_as="soft",
-        ),
-        Arm("jsd", "0.1 CE + 0.9 Jensen-Shannon, T = 1", f"{SOFT} --distillation_loss jsd", searched_as="soft"),
-        Arm("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", SOFT, "labels", searched_as="soft"),
-        Arm("answers", "sequence level: the teacher's answers as labels", "--disable_distillation", "answers", False),
-        Arm(
-            "sure",
-            "those of the teacher's answers that it is sure of as labels",
-            "--disable_distillation",
-            "sure-answers",
-            False,
-            searched_as="sft",
-        ),
-        Arm(
-            "agreed",
-            "those that no label contradicts as labels",
-            "--disable_distillation",
-            "agreed",
-            False,
-            searched_as="sft",
-        ),
-        Arm(
-            "filled",
-            "labels, and the teacher's answers where there are none",
-            "--disable_distillation",
-            "taught",
-            False,
-            searched_as="sft",
-        ),
-        Arm("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", SOFT, "answers", searched_as="soft"),
-        Arm(
+        plain("sft", "labels alone (SFT)"),
+        soft("guide", "0.7 CE + 0.3 T² KL, T = 2 (the guide's)", "--distillation_alpha 0.3"),
+        soft("soft", "0.1 CE + 0.9 KL, T = 1"),
+        soft("soft2", "0.1 CE + 0.9 T² KL, T = 2", "--distillation_alpha 0.9 --sft_weight 0.1"),
+        soft("half", "0.5 CE + 0.5 KL, T = 1", "--distillation_alpha 0.5 --distillation_temperature 1"),
+        soft("pure", "KL alone, T = 1", "--distillation_alpha 1 --sft_weight 0 --distillation_temperature 1"),
+        soft("fading", "from 0.9 to 0.1 KL by a cosine, CE the rest, T = 1", FADING),
+        soft("reverse", "0.1 CE + 0.9 KL(student || teacher), T = 1", f"{SOFT} --distillation_loss reverse_kl"),
+        soft("jsd", "0.1 CE + 0.9 Jensen-Shannon, T = 1", f"{SOFT} --distillation_loss jsd"),
+        soft("soft-labels", "0.1 CE + 0.9 KL, T = 1, on labelled records only", reads="labels"),
+        plain("answers", "sequence level: the teacher's answers as labels", "answers", searched_as="answers"),
+        plain("sure", "those of the teacher's answers that it is sure of as labels", "sure-answers"),
+        plain("agreed", "those that no label contradicts as labels", "agreed"),
+        plain("filled", "labels, and the teacher's answers where there are none", "taught"),
+        soft("answers-soft", "the teacher's answers, 0.1 CE + 0.9 KL, T = 1", reads="answers"),
+        plain(
             "projector-slow",
             "as SFT, the projector at 0.3 of its learning rate",
-            "--disable_distillation --projector_learning_rate 3e-4",
-            "labels",
-            False,
-            searched_as="sft",
+            more="--projector_learning_rate 3e-4",
         ),
-        Arm(
+        plain(
             "projector-fast",
             "as SFT, the projector at 3 times its learning rate",
-            "--disable_distillation --projector_learning_rate 3e-3",
-            "labels",
-            False,
-            searched_as="sft",
+            more="--projector_learning_rate 3e-3",
         ),
-        Arm(
-            "blind",
-            "as SFT, no picture in train nor in val",
-            "--disable_distillation",
-            "blind",
-            False,
-            searched_as="sft",
-        ),
-        Arm(
-            "anchored", "as soft, marginals of a word's first token alone", SOFT, targets="marginal", searched_as="soft"
-        ),
-        Arm(
-            "chain",
-            "as soft, and what was said within a word, as it was said",
-            SOFT,
-            targets="chain",
-            searched_as="soft",
-        ),
-        Arm("top4", "as soft, 4 words of a position and the exact rest", SOFT, targets="top4", searched_as="soft"),
-        Arm(
-            "strict",
-            "as soft, Strict's targets (2610.08448)",
-            f"{SOFT} --distillation_targets strict",
-            searched_as="soft",
-        ),
-        Arm(
-            "truncated",
-            "as soft, top 16 renormalised, no tail",
-            f"{SOFT} --distillation_targets truncated",
-            searched_as="soft",
-        ),
-        Arm(
-            "alm",
-            "as soft, the label's probability alone (as ALM, 2503.20083)",
-            SOFT,
-            targets="alm",
-            searched_as="soft",
-        ),
-        Arm("bpm", "as soft, BPM's targets and its residual (2607.22334)", SOFT, targets="bpm", searched_as="soft"),
-        Arm("escd", "as soft, ESCD's completion sets (2609.34738)", SOFT, targets="escd", searched_as="soft"),
-        Arm("xtoken", "as soft, X-Token's targets (2605.21699)", SOFT, targets="xtoken", searched_as="soft"),
-        Arm(
-            "uld",
-            "CE + 1.5 ULD (2402.12030)",
-            "--distillation_targets uld --distillation_loss uld --distillation_alpha 1.5 --sft_weight 1 "
-            "--distillation_temperature 1",
-        ),
-        Arm(
-            "uld-light",
-            "CE + 0.5 ULD",
-            "--distillation_targets uld --distillation_loss uld --distillation_alpha 0.5 --sft_weight 1 "
-            "--distillation_temperature 1",
-            searched_as="uld",
-        ),
+        plain("blind", "as SFT, no picture in train nor in val", "blind"),
+        soft("anchored", "as soft, marginals of a word's first token alone", targets="marginal"),
+        soft("chain", "as soft, and what was said within a word, as it was said", targets="chain"),
+        soft("top4", "as soft, 4 words of a position and the exact rest", targets="top4"),
+        soft("strict", "as soft, Strict's targets (2610.08448)", f"{SOFT} --distillation_targets strict"),
+        soft("truncated", "as soft, top 16 renormalised, no tail", f"{SOFT} --distillation_targets truncated"),
+        soft("alm", "as soft, the label's probability alone (as ALM, 2503.20083)", targets="alm"),
+        soft("bpm", "as soft, BPM's targets and its residual (2607.22334)", targets="bpm"),
+        soft("escd", "as soft, ESCD's completion sets (2609.34738)", targets="escd"),
+        soft("xtoken", "as soft, X-Token's targets (2605.21699)", targets="xtoken"),
+        uld("uld", "CE + 1.5 ULD (2402.12030)", 1.5),
+        uld("uld-light", "CE + 0.5 ULD", 0.5),
         Arm(
             "online",
             "as soft, the teacher live with all its logits",

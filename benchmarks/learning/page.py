@@ -54,7 +54,7 @@ class Figures:
         teacher = self.references.get("teacher")
         found = {}
         for arm, measured in arms.items():
-            sft = arms.get(arm_of(arm).against, {})
+            sft = arms.get(arm_named(arm).against, {})
             row = compare(measured, sft, self.pictures)
             both = [seed for seed in measured if seed in sft]
             if both:
@@ -75,14 +75,14 @@ class Figures:
         return {"regimes": {name: self.rows(name) for name in self.cells}}
 
 
-def arm_of(name: str) -> Arm:
+def arm_named(name: str) -> Arm:
     return ARMS[name.partition(AT)[0]]
 
 
 def title_of(name: str) -> str:
     """An arm's title, with its learning rate where the name has one."""
     rate = name.partition(AT)[2]
-    return f"{arm_of(name).title}, at {rate}" if rate else arm_of(name).title
+    return f"{arm_named(name).title}, at {rate}" if rate else arm_named(name).title
 
 
 COLUMNS = (
@@ -112,7 +112,7 @@ def shown(arm: str, row: Mapping[str, Any]) -> list[str]:
     gain, parts = row.get("gain"), row["parts"]
     is_gain = gain is not None and arm != "sft"
     return [
-        arm_of(arm).title,
+        arm_named(arm).title,
         f"{row['learning_rate']:g}",
         str(row["seeds"]),
         f"{row['accuracy']:.1f}",

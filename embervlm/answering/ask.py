@@ -33,21 +33,22 @@ class Asking:
 Job = tuple[Key, Record]
 
 
-def plan(
-    records: Mapping[str, Sequence[Record]], samples: int, known: Mapping[Key, Said], size: int
-) -> list[list[Job]]:
-    """What is still to be asked, in batches of like length.
-
-    Text alone comes first, then the longest: what a teacher cannot read, or has no memory for, shows at the start.
-    """
-    jobs = [
-        (key, record)
+def jobs_of(records: Mapping[str, Sequence[Record]], samples: int) -> list[Job]:
+    """All that is to be asked about the records of each split."""
+    return [
+        (Key(split, record.id, sample), record)
         for split, some in records.items()
         for record in some
         for sample in range(samples)
-        if (key := Key(split, record.id, sample)) not in known
     ]
-    jobs.sort(key=lambda job: (job[1].image is not None, -len(job[1].turns()), -_length(job[1]), job[0]))
+
+
+def plan(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+    """In batches of like length.
+
+    Text alone comes first, then the longest: what a teacher cannot read, or has no memory for, shows at the start.
+    """
+    jobs = sorted(jobs, key=lambda job: (job[1].image is not None, -len(job[1].turns()), -_length(job[1]), job[0]))
     return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from embervlm.answering.ask import Asking, ask_all, plan
+from embervlm.answering.ask import Asking, ask_all, jobs_of, plan
 from embervlm.answering.borrow import borrow
 from embervlm.answering.choose import Choice, Example, Tally, check_confidences, check_ids, choose
 from embervlm.answering.said import Key, Said, SaidFile
@@ -26,7 +26,7 @@ from embervlm.device import pick_device
 from embervlm.errors import UserError
 from embervlm.options import as_dict
 from embervlm.teachers.cache import asking_bar
-from embervlm.teachers.outputs import Teacher, check_records
+from embervlm.teachers.outputs import Teacher, batch_of, check_records
 from embervlm.teachers.registry import load_teacher, loading_options
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run_answer(settings: AnswerSettings) -> None:
     for records in asked.values():
         check_records(teacher, records)
     teacher.batch_size = settings.batch_size
-    size = max(settings.batch_size, getattr(teacher, "at_once", 0))  # a server works on more than one batch
+    size = batch_of(teacher, settings.batch_size)
     answer_set(teacher, prepared, folder, read, _asking(settings), choice, size, as_dict(settings))
 
 
@@ -108,9 +108,9 @@ def answer_set(
     }
     said = SaidFile(folder.with_name(f"{folder.name}.answers.jsonl"), about)
     asked = {split: list(filter(choice.asks, records)) for split, records in read.items()}
-    batches = plan(asked, asking.samples, said.answers, batch_size)
-    wanted = {Key(split, r.id, n) for split, some in asked.items() for r in some for n in range(choice.samples)}
-    check_confidences({key: said.answers[key] for key in wanted & said.answers.keys()}, choice)
+    jobs = jobs_of(asked, asking.samples)
+    check_confidences({key: said.answers[key] for key, _ in jobs if key in said.answers}, choice)
+    batches = plan([job for job in jobs if job[0] not in said.answers], batch_size)
     there, begin = len(said.answers), time.perf_counter()
     total = sum(map(len, batches))
 

@@ -40,6 +40,7 @@ from embervlm.model.modeling import EmberVLM
 from embervlm.model.processing import EmberVLMProcessor
 from embervlm.options import as_dict
 from embervlm.processes import Processes, own_device, start_processes
+from embervlm.teachers.outputs import batch_of
 from embervlm.teachers.registry import load_teacher, loading_options
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ class _Run:
         is_student = isinstance(answerer, StudentAnswerer)
         own = self.student is not None and system.name != "teacher" and system.name not in GUESSES
         decoding = self.decoding if own else {}
-        at_once = getattr(getattr(answerer, "teacher", None), "at_once", 0)  # a server works on more than one batch
+        size = settings.batch_size
+        if isinstance(answerer, TeacherAnswerer):
+            size = batch_of(answerer.teacher, size)
         about = {
             "data": self.prepared.fingerprint(settings.split),
             "model": dict(system.model),
@@ -166,7 +169,7 @@ class _Run:
             system.benchmarks,
             settings.split,
             name=system.name,
-            batch_size=max(settings.batch_size, at_once),
+            batch_size=size,
             max_samples=settings.max_samples,
             max_new_tokens=settings.max_new_tokens,
             divergence=self._divergence() if is_student else None,

@@ -20,7 +20,7 @@ from embervlm.data.record import Record
 from embervlm.device import pick_device
 from embervlm.processes import ALONE, Processes, own_device, start_processes
 from embervlm.teachers.gate import check_teacher
-from embervlm.teachers.outputs import Teacher, TeacherOutputs, check_records, keep_likely
+from embervlm.teachers.outputs import Teacher, TeacherOutputs, batch_of, check_records, keep_likely
 from embervlm.teachers.plan import Shard, name_shards, plan_shards
 from embervlm.teachers.registry import is_served, load_teacher, loading_options, name_in_cache, resolve_teacher
 from embervlm.teachers.several import cache_home, parse_teachers
@@ -165,7 +165,7 @@ def _build_one(
         settings.splits,
         folder,
         top_k=settings.top_k,
-        batch_size=max(settings.batch_size, getattr(teacher, "at_once", 0)),
+        batch_size=batch_of(teacher, settings.batch_size),
         min_share=settings.min_share,
         processes=processes,
     )

@@ -175,6 +175,11 @@ def check_records(teacher: Teacher, records: Sequence[Record]) -> None:
         check(records)
 
 
+def batch_of(teacher: Teacher, batch_size: int) -> int:
+    """Records to hand over at once: a server works on more than one batch, and waits for the slowest of them."""
+    return max(batch_size, getattr(teacher, "at_once", 0))
+
+
 class Teacher(Protocol):
     """Anything that can be distilled from. Scores and answers in its own words; nobody feeds it another model's ids."""
 

@@ -187,20 +187,25 @@ def test_the_verb_evaluates_a_checkpoint(student, prepared, tmp_path):
     assert (again.vqa, again.instruct) == kept and predictions_path(settings.output_file, "vqa").read_text() == answers
 
 
-def test_both_decodings_are_told_apart(student, prepared, tmp_path, capsys):
+def asked_about(folder, student, tmp_path, **more):
+    """`evaluate`, VQA of the data in `folder` alone."""
     student.save_pretrained(tmp_path / "checkpoint-final")
-    folder = tmp_path / "data"
-    shutil.copytree(prepared.folder, folder)
-    shutil.copyfile(folder / "val.jsonl", folder / "train.jsonl")
-    settings = EvaluateSettings(
+    return EvaluateSettings(
         checkpoint=tmp_path / "checkpoint-final",
         dataset_path=folder,
         output_file=tmp_path / "eval.json",
         benchmarks=("vqa",),
-        closed_answers=2,
         max_new_tokens=4,
         device="cpu",
+        **more,
     )
+
+
+def test_both_decodings_are_told_apart(student, prepared, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(prepared.folder, folder)
+    shutil.copyfile(folder / "val.jsonl", folder / "train.jsonl")
+    settings = asked_about(folder, student, tmp_path, closed_answers=2)
     run_evaluate(settings)
     result = load_result(settings.output_file)
     assert result.closed["vqa"].overall.n == result.vqa["vqa"].overall.n
@@ -212,18 +217,10 @@ def test_both_decodings_are_told_apart(student, prepared, tmp_path, capsys):
 
 def test_a_train_split_that_nobody_answered_is_no_end_of_an_evaluation(student, prepared, tmp_path, capsys):
     """The guesses are learnt from it; without any, they are left out, and what needs them is said at the start."""
-    student.save_pretrained(tmp_path / "checkpoint-final")
     folder = tmp_path / "data"
     shutil.copytree(prepared.folder, folder)
     write_records(folder / "train.jsonl", [replace(record, response="") for record in prepared.records("val")[:2]])
-    settings = EvaluateSettings(
-        checkpoint=tmp_path / "checkpoint-final",
-        dataset_path=folder,
-        output_file=tmp_path / "eval.json",
-        benchmarks=("vqa",),
-        max_new_tokens=4,
-        device="cpu",
-    )
+    settings = asked_about(folder, student, tmp_path)
     run_evaluate(settings)
     assert load_result(settings.output_file).vqa["vqa"].overall.n
     assert "no majority_per_template" in " ".join(capsys.readouterr().out.split())
