@@ -129,6 +129,16 @@ def test_distillation_block_can_be_off_in_the_file_and_on_again(elsewhere: Path)
     assert not train("--config", file, "--no_disable_distillation").disable_distillation
 
 
+def test_a_teacher_in_stage_1_is_asked_for_in_its_own_block(elsewhere: Path) -> None:
+    file = written(elsewhere, "stage1: {distillation: {enabled: true, alpha: 0.9}}")
+    both = parse(TrainSettings, ["--config", file, "--stages", "1,2"])
+    assert not both.for_stage(1).disable_distillation and both.for_stage(1).distillation_alpha == 0.9
+    assert both.for_stage(2).distillation_alpha == 0.3
+    off = parse(TrainSettings, ["--config", file, "--disable_distillation"])
+    assert off.for_stage(1).disable_distillation and off.for_stage(2).disable_distillation
+    assert not parse(TrainSettings, ["--no_disable_distillation"]).for_stage(1).disable_distillation
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -90,10 +90,9 @@ def run_inspect(settings: InspectSettings) -> None:
 def find_lesson(settings: InspectSettings, prepared: PreparedSet, processor: Any) -> tuple[Lesson | None, list[str]]:
     """The teachers that the settings name; none named, those whose caches lie in `output_dir` and are about this data.
     Also what people are told about them."""
-    if settings.stage == 1:
-        return None, ["Stage 1 learns from the labels alone: no teacher."]
     if settings.disable_distillation:
-        return None, ["No teacher, as asked for: the labels alone."]
+        more = "; Stage 1 has one with --no_disable_distillation." if settings.stage == 1 else "."
+        return None, [f"No teacher: the labels alone{more}"]
     beside = settings.output_dir / f"stage{settings.stage}/teacher_outputs"
     notes: list[str] = []
     named = (settings.teacher_model, settings.use_cached_teacher_outputs, settings.teacher_weights)

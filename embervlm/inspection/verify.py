@@ -155,9 +155,7 @@ def _drawn(records: Sequence[Record], most: int) -> list[Record]:
 
 def run_verify(settings: VerifySettings) -> int:
     """Prints the screen. Returns 0, or 1 when a check fails."""
-    if settings.stage == 1:
-        raise UserError("Stage 1 learns from labels alone, there is no distillation to verify: pass --stage 2.")
-    prepared = open_prepared(settings.dataset_path)
+    prepared = open_prepared(settings.dataset_path or TrainSettings.data_dir / f"stage{settings.stage}")
     records = _drawn(prepared.records("train"), settings.samples)
     model, student = open_student(settings.preset, settings.checkpoint)
     assert model.processor is not None

@@ -8,8 +8,7 @@ from typing import Any
 
 from embervlm.options import option
 from embervlm.settings.loading import TeacherLoading
-from embervlm.settings.places import STAGE2
-from embervlm.settings.train import TrainSettings, layer, read_config
+from embervlm.settings.train import STAGE_DEFAULTS, TrainSettings, layer, read_config
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class VerifySettings(TeacherLoading):
     """Check the whole set-up before hours of training."""
 
     stage: int = option(2, "Stage to check", minimum=1, maximum=2)
-    dataset_path: Path = option(STAGE2, "Prepared data set")
+    dataset_path: Path | None = option(None, "Prepared data set", shown="data/stageN")
     preset: str = option("37m", "Student: 37m or tiny")
     checkpoint: Path | None = option(None, "Student checkpoint, instead of a preset")
     teacher_model: str = option(
@@ -67,7 +66,9 @@ class InspectSettings(TeacherLoading):
     pack: bool = _as_train("pack")
     source_weights: tuple[str, ...] | None = _as_train("source_weights")
     teacher_model: tuple[str, ...] | None = _as_train("teacher_model", default=None, shown="output_dir's caches")
-    disable_distillation: bool = _as_train("disable_distillation", help="Show no teacher (Stage 1 has none)")
+    disable_distillation: bool = _as_train(
+        "disable_distillation", help="Show no teacher; in Stage 1 there is one with --no_disable_distillation only"
+    )
     use_cached_teacher_outputs: tuple[Path, ...] | None = _as_train("use_cached_teacher_outputs")
     teacher_weights: tuple[float, ...] | None = _as_train("teacher_weights")
     distillation_temperature: float = _as_train("distillation_temperature")
@@ -76,9 +77,9 @@ class InspectSettings(TeacherLoading):
 
     @classmethod
     def resolve(cls, given: dict[str, Any]) -> InspectSettings:
-        """The command line over the stage's block of a training's settings file over the defaults."""
-        if given.get("config") is None:
-            return cls(**given)
-        block = read_config(given["config"]).get(f"stage{given.get('stage', cls.stage)}", {})
-        shared = {name: value for name, value in block.items() if name in cls.__dataclass_fields__}
+        """The command line over the stage's block of a training's settings file over the stage's defaults."""
+        stage = given.get("stage", cls.stage)
+        block = read_config(given["config"]).get(f"stage{stage}", {}) if given.get("config") is not None else {}
+        as_trained = layer(STAGE_DEFAULTS[stage], block)
+        shared = {name: value for name, value in as_trained.items() if name in cls.__dataclass_fields__}
         return cls(**layer(shared, given))

@@ -87,7 +87,12 @@ class TrainSettings:
         group=_DISTILL, key="distillation.teacher_model",
     )  # fmt: skip
     disable_distillation: bool = option(
-        False, "Train on the labels alone (Stage 1 always does)", group=_DISTILL, key="!distillation.enabled"
+        False,
+        "Train on the labels alone; Stage 1 does unless --no_disable_distillation, in its block of the settings file "
+        "distillation: {enabled: true}, gives it a teacher, too",
+        group=_DISTILL,
+        key="!distillation.enabled",
+        shown="off (Stage 1: on)",
     )
     use_cached_teacher_outputs: tuple[Path, ...] | None = option(
         None, "Folder of `embervlm cache build`: no teacher is loaded, 3 to 5 times faster; several folders, several "

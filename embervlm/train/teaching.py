@@ -13,7 +13,7 @@ from embervlm.settings import TrainSettings
 
 
 def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any, device: torch.device) -> Lesson | None:
-    """None in Stage 1, with `disable_distillation`, and where alpha is 0 throughout."""
+    """None with `disable_distillation`, which is Stage 1's default, and where alpha is 0 throughout."""
     (stage,) = settings.stages
     if settings.distillation_targets == "uld" and settings.distillation_loss != "uld":
         raise UserError(
@@ -21,7 +21,7 @@ def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any,
             f"--distillation_loss uld, not {settings.distillation_loss}."
         )
     never = settings.alpha_schedule == "constant" and settings.distillation_alpha == 0
-    if stage == 1 or settings.disable_distillation or never:
+    if settings.disable_distillation or never:
         return None
     folder = settings.output_dir / f"stage{stage}"
     return open_lesson(settings, folder / "teacher_outputs", prepared, processor, device, keep_in=folder)

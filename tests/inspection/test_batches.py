@@ -20,6 +20,7 @@ from embervlm.inspection.batches import run_inspect
 from embervlm.inspection.expected import LISTED
 from embervlm.inspection.marks import Names, visible
 from embervlm.model.processing import build_processor
+from embervlm.options import parse
 from embervlm.settings import InspectSettings
 from embervlm.teachers.store import TeacherCache
 from tests.train.small_world import make_taught_world
@@ -278,13 +279,23 @@ def test_no_teacher_one_beside_and_one_about_other_data(world, tmp_path, capsys)
     assert "Not used: " in capsys.readouterr().out
 
 
-def test_stage_1_has_no_teacher_but_pictures(world, tmp_path, capsys):
-    data, _, caches = world
-    for packed in (True, False):
-        run_inspect(settings(data, tmp_path, stage=1, pack=packed, use_cached_teacher_outputs=(caches / "a",)))
-        assert "Stage 1 learns from the labels alone" in capsys.readouterr().out
+def test_stage_1_has_a_teacher_only_where_its_training_has_one(world, tmp_path, capsys):
+    data, (teacher, _), _ = world
+    words = ["--stage", "1", "--preset", "tiny", "--data_dir", str(data), "--html", str(tmp_path / "page.html")]
+    words += ["--teacher_model", str(teacher)]
+    with_teacher = tmp_path / "taught.yaml"
+    with_teacher.write_text("stage1: {distillation: {enabled: true}}")
+    for more, teachers in (
+        ([], []),
+        (["--no_pack"], []),
+        (["--no_disable_distillation"], [[str(teacher), 1.0]]),
+        (["--config", str(with_teacher)], [[str(teacher), 1.0]]),
+    ):
+        run_inspect(parse(InspectSettings, [*words, *more]))
+        alone = "Stage 1 has one with --no_disable_distillation" in " ".join(capsys.readouterr().out.split())
         page = read(tmp_path / "page.html")
-        assert len(page.samples) == 4 and page.positions["facts"]["teachers"] == []
+        assert len(page.samples) == 4 and page.positions["facts"]["teachers"] == teachers
+        assert alone is (teachers == [])
 
 
 def test_a_live_teacher_says_what_its_cache_says(world, tmp_path):

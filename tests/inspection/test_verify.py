@@ -9,7 +9,6 @@ from embervlm.data.prepare import run_prepare
 from embervlm.data.prepared import open_prepared
 from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import prepare_words, write_toy
-from embervlm.errors import UserError
 from embervlm.inspection import verify
 from embervlm.options import parse
 from embervlm.settings import VerifySettings
@@ -111,6 +110,9 @@ def test_a_cache_is_compared_with_its_teacher_where_that_is_asked_for(world, tmp
     assert "WRONG what is kept of the teacher" in capsys.readouterr().out
 
 
-def test_stage_1_has_no_teacher_to_verify(world):
-    with pytest.raises(UserError, match="--stage 2"):
-        verify.run_verify(VerifySettings(stage=1, dataset_path=world[0]))
+def test_each_stage_has_its_own_data(world, monkeypatch, capsys):
+    data, teacher, _ = world
+    monkeypatch.chdir(data.parents[1])
+    for stage in (1, 2):
+        verify.run_verify(VerifySettings(stage=stage, preset="tiny", teacher_model=str(teacher), samples=4))
+        assert f"data/stage{stage}, " in capsys.readouterr().out

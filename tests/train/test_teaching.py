@@ -12,6 +12,8 @@ from embervlm.batch.sampler import NOTHING
 from embervlm.batch.teaching import live_teaching
 from embervlm.data.prepared import open_prepared
 from embervlm.errors import UserError
+from embervlm.evaluate.pages.training import training_runs
+from embervlm.options import parse
 from embervlm.settings import TrainSettings
 from embervlm.teachers.cache import build_cache
 from embervlm.teachers.registry import load_teacher
@@ -50,6 +52,28 @@ def test_cache_and_live_teacher_teach_the_same(world, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "live" in out and f"from {cache}" in out
     assert "teacher " in out and "anchored" in out
+
+
+def test_stage_1_has_a_teacher_where_one_is_asked_for(world, tmp_path, capsys):
+    """Captions alone are its default, whatever teacher is named: the guide's commands name one for both stages."""
+    data, teacher, _ = world
+    captions = open_prepared(data / "stage1")
+    build_cache(load_teacher(str(teacher)), captions, ("train", "val"), tmp_path / "captions", progress=False)
+    words = (
+        f"--stages 1 --preset tiny --data_dir {data} --max_steps 2 --batch_size 3 --logging_steps 1 --max_length 256"
+    )
+    words += f" --dataloader_workers 0 --seed 0 --use_cached_teacher_outputs {tmp_path / 'captions'}"
+    names = {}
+    for name, more in (("alone", ""), ("taught", " --no_disable_distillation")):
+        out = tmp_path / name
+        assert run_train(parse(TrainSettings, f"{words} --output_dir {out}{more}".split())) == 0
+        history = json.loads((out / "stage1/metrics.json").read_text())["history"]
+        assert (f"from {tmp_path / 'captions'}" in capsys.readouterr().out.replace("\n", "")) is bool(more)
+        assert (history[0].get("stage1/distill_loss", 0) > 0) is bool(more)
+        assert any("stage1/teacher_kl_div" in entry for entry in history) is bool(more)
+        (run,) = training_runs(out)
+        names[name] = run.name
+    assert names == {"alone": "Stage 1", "taught": "Stage 1, with teacher"}
 
 
 def test_the_guides_seven_metrics_and_the_sum_that_they_promise(world, tmp_path):

@@ -36,7 +36,7 @@ def measured_phases(runs: Sequence[TrainingRun], results: Sequence[EvalResult]) 
     spent = []
     for run in runs:
         if (seconds := run.summary.get("seconds")) is not None:
-            spent.append((f"Stage {run.stage}" + (f", {run.name}" if run.stage > 1 else ""), float(seconds)))
+            spent.append((run.name if run.stage == 1 else f"Stage {run.stage}, {run.name}", float(seconds)))
     for result in results:
         if result.seconds:
             spent.append((f"Evaluation: {result.system.replace('_', ' ')}", sum(result.seconds.values())))
@@ -48,6 +48,8 @@ def _title(words: Sequence[str]) -> str:
     verb = words[1] if len(words) > 1 else ""
     following = dict(zip(words, words[1:], strict=False))
     if verb == "train" and (stage := following.get("--stages")):
+        if stage == "1":
+            return "Stage 1, with teacher" if "--no_disable_distillation" in words else "Stage 1"
         if stage != "2":
             return f"Stage {stage}"
         return "Stage 2, " + ("without teacher" if "--disable_distillation" in words else "with teacher")

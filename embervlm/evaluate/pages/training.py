@@ -44,18 +44,19 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _name_of(folder: Path, stage: int, history: Sequence[Mapping[str, float]]) -> tuple[str, Kind]:
-    """Whether a Stage 2 had a teacher: as its checkpoints say, else its curves, else its place."""
-    if stage == 1:
-        return "Stage 1", "other"
+    """Whether a stage had a teacher: as its checkpoints say, else its curves, else its place; Stage 1 has none unless
+    something says so."""
     checkpoints = sorted(folder.glob("checkpoint-*/training_args.json"), key=lambda path: path.stat().st_mtime)
     known = training_args(checkpoints[-1].parent) if checkpoints else {}
-    shares = [entry["stage2/target_share"] for entry in history if "stage2/target_share" in entry]
+    shares = [entry[name] for entry in history if (name := f"stage{stage}/target_share") in entry]
     if "teacher" in known:
         taught = known["teacher"] is not None
     elif shares:
         taught = any(share > 0 for share in shares)
     else:
-        taught = folder.parent.name != UNDISTILLED
+        taught = stage == 2 and folder.parent.name != UNDISTILLED
+    if stage == 1:
+        return "Stage 1, with teacher" if taught else "Stage 1", "other"
     return ("with teacher", "student") if taught else ("without teacher", "undistilled")
 
 

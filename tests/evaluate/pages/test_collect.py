@@ -227,9 +227,11 @@ def test_phases_of_a_demo_are_told_in_words(tmp_path):
     commands = {
         "embervlm toy --out x": 7.0,
         "embervlm train --stages 1 --preset tiny": 80.0,
+        "embervlm train --stages 1 --preset tiny --no_disable_distillation": 85.0,
         "embervlm train --stages 2 --preset tiny --disable_distillation": 90.0,
         "embervlm evaluate --output_file 'a b/student.json'": 20.0,
     }
     (tmp_path / "demo.json").write_text(json.dumps(commands))
     titles = [what for what, _ in demo_phases(tmp_path / "demo.json")]
-    assert titles == ["Draw the pictures", "Stage 1", "Stage 2, without teacher", "Evaluation: student"]
+    trained = ["Stage 1", "Stage 1, with teacher", "Stage 2, without teacher"]
+    assert titles == ["Draw the pictures", *trained, "Evaluation: student"]
