@@ -72,6 +72,12 @@ class _Source:
     why_live: str = ""
 
 
+def told_without(stage: int) -> str:
+    """What people are told where there is no lesson."""
+    more = "; Stage 1 has one with --no_disable_distillation." if stage == 1 else "."
+    return f"No teacher: the labels alone{more}"
+
+
 def open_lesson(
     settings: Choice,
     folder: Path,

@@ -24,7 +24,7 @@ from embervlm.inspection.rows import ROWS_LEGEND, render_row, view_rows
 from embervlm.inspection.student import open_student, positions
 from embervlm.inspection.terminal import LEGEND, render_notices, render_sample
 from embervlm.inspection.view import view_example
-from embervlm.lesson import Lesson, open_lesson
+from embervlm.lesson import Lesson, open_lesson, told_without
 from embervlm.settings import InspectSettings
 from embervlm.teachers.several import caches_in
 from embervlm.teachers.store import MANIFEST, TeacherCache
@@ -91,8 +91,7 @@ def find_lesson(settings: InspectSettings, prepared: PreparedSet, processor: Any
     """The teachers that the settings name; none named, those whose caches lie in `output_dir` and are about this data.
     Also what people are told about them."""
     if settings.disable_distillation:
-        more = "; Stage 1 has one with --no_disable_distillation." if settings.stage == 1 else "."
-        return None, [f"No teacher: the labels alone{more}"]
+        return None, [told_without(settings.stage)]
     beside = settings.output_dir / f"stage{settings.stage}/teacher_outputs"
     notes: list[str] = []
     named = (settings.teacher_model, settings.use_cached_teacher_outputs, settings.teacher_weights)

@@ -67,7 +67,8 @@ class InspectSettings(TeacherLoading):
     source_weights: tuple[str, ...] | None = _as_train("source_weights")
     teacher_model: tuple[str, ...] | None = _as_train("teacher_model", default=None, shown="output_dir's caches")
     disable_distillation: bool = _as_train(
-        "disable_distillation", help="Show no teacher; in Stage 1 there is one with --no_disable_distillation only"
+        "disable_distillation",
+        help="Show no teacher; Stage 1 has none without --no_disable_distillation, here or in --config",
     )
     use_cached_teacher_outputs: tuple[Path, ...] | None = _as_train("use_cached_teacher_outputs")
     teacher_weights: tuple[float, ...] | None = _as_train("teacher_weights")

@@ -16,7 +16,7 @@ from rich.text import Text
 from embervlm.batch.dataset import RecordDataset
 from embervlm.data.official import image_key
 from embervlm.inspection.view import count_kinds, render_example, shows_much, view_example
-from embervlm.lesson import Lesson
+from embervlm.lesson import Lesson, told_without
 from embervlm.model.parameters import format_table, param_table
 from embervlm.settings import TrainSettings
 from embervlm.train.build import Data
@@ -50,8 +50,7 @@ def announce(
     console.print(format_table(param_table(model)))
     console.print(_data_table(data))
     console.print(start.note, soft_wrap=True, markup=False)
-    if lesson is not None:
-        console.print(lesson.note, soft_wrap=True, markup=False)
+    console.print(lesson.note if lesson is not None else told_without(stage), soft_wrap=True, markup=False)
     told_more = list(notes)
     if train_set.without_labels:
         first = ", ".join(train_set.without_labels[:3])

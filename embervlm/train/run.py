@@ -29,7 +29,7 @@ from embervlm.train.build import (
 from embervlm.train.interrupt import StopOnSignal
 from embervlm.train.progress import ProgressBar
 from embervlm.train.start import decide_start
-from embervlm.train.teaching import build_lesson
+from embervlm.train.teaching import build_lesson, change_of_teacher
 from embervlm.train.tracking import MetricsFile, follow
 
 INTERRUPTED = 130
@@ -71,6 +71,7 @@ def train_stage(settings: TrainSettings, last: bool = True) -> int:
             "there is nothing left to train. Raise --epochs or --max_steps."
         )
     lesson = build_lesson(settings, data.prepared, model.processor, arguments.device)
+    notes += change_of_teacher(start, lesson)
     with one_sentence():
         # Judged by all steps, also after a resume: it must see the same numbers as a run that was not stopped.
         features, more = build_features(settings, arguments, data, train_set, len(order), model, steps, console)

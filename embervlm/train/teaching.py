@@ -10,6 +10,16 @@ from embervlm.data.prepared import PreparedSet
 from embervlm.errors import UserError
 from embervlm.lesson import Lesson, open_lesson
 from embervlm.settings import TrainSettings
+from embervlm.train.start import Start
+
+
+def change_of_teacher(start: Start, lesson: Lesson | None) -> list[str]:
+    """What people are told whose training goes on without the teacher that it had: a flag was forgotten."""
+    going_on = start.weights if start.resume else None
+    before = going_on.training_args.get("teacher") if going_on else None
+    if going_on is None or before is None or lesson is not None:
+        return []
+    return [f"Up to step {going_on.step} {before} taught; from here on there is no teacher."]
 
 
 def build_lesson(settings: TrainSettings, prepared: PreparedSet, processor: Any, device: torch.device) -> Lesson | None:

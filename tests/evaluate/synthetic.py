@@ -106,7 +106,7 @@ def inputs() -> ReportInputs:
     )
     pictures += (PictureExample(picture(30), True, "Where can I find the circle?", sentence, said),)
     both = {"student": ("with teacher", 0), "undistilled": ("without teacher", 1)}
-    runs = [TrainingRun("Stage 1", "other", 1, tuple(curve("stage1/total_loss", 5, 0.6, 400, 4, 0.1, 3)))]
+    runs = [TrainingRun("Stage 1", "other", 1, tuple(curve("stage1/sft_loss", 5, 0.6, 400, 4, 0.1, 3)))]
     for kind, (name, seed) in both.items():
         history = curve("stage2/sft_loss", 2.4, 0.42 + 0.03 * seed, 600, 5, 0.05, seed)
         history += curve("stage2/vqa_accuracy", 0.2, 0.69 - 0.07 * seed, 600, 60, 0.01, seed)

@@ -73,6 +73,17 @@ def test_stage_1_has_a_teacher_where_one_is_asked_for(world, tmp_path, capsys):
         assert any("stage1/teacher_kl_div" in entry for entry in history) is bool(more)
         (run,) = training_runs(out)
         names[name] = run.name
+    run_train(parse(TrainSettings, f"{words} --output_dir {tmp_path / 'more'} --epochs 1 --max_steps 3".split()))
+    assert "No teacher: the labels alone; Stage 1 has one with --no_disable" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    taught = tmp_path / "taught" / "stage1" / "checkpoint-2"
+    run_train(
+        parse(TrainSettings, f"{words} --output_dir {tmp_path / 'taught'} --max_steps 3 --resume_from {taught}".split())
+    )
+    assert f"Up to step 2 {teacher} taught; from here on there is no teacher" in capsys.readouterr().out.replace(
+        "\n", ""
+    )
     assert names == {"alone": "Stage 1", "taught": "Stage 1, with teacher"}
 
 

@@ -204,7 +204,7 @@ def kl_ratio(result: EvalResult, plain: EvalResult) -> float | None:
 def charts(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
     """Curves with their captions: losses of each stage, then what evaluation during training saw."""
     wanted: list[tuple[str, str, str, bool, float | None]] = [
-        ("stage1/total_loss", "Stage 1: loss", "nats per token of the captions", False, None),
+        ("stage1/sft_loss", "Stage 1: cross-entropy", "nats per token of the captions", False, None),
         ("stage2/sft_loss", "Stage 2: cross-entropy", "nats per token of the answers", False, None),
         ("stage2/distill_loss", "Stage 2: distillation loss", "T² KL(teacher ‖ student), nats per token", False, None),
         ("stage2/vqa_accuracy", "VQA accuracy during training", "on part of the validation set", True, 0.60),
