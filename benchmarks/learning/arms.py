@@ -5,13 +5,51 @@ A new arm is one line here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TEACHER = "toy-llava"
 STUDENT, SHARED = "tiny", "tiny-shared"
 """Presets: the embedded student, and the same with the teacher's tokenizer."""
+CAPTIONS = "captions"
+"""The usual Stage 1: captions alone."""
 SOFT = "--distillation_alpha 0.9 --sft_weight 0.1 --distillation_temperature 1"
 FADING = "--alpha_schedule cosine --alpha_start 0.9 --alpha_end 0.1 --distillation_temperature 1"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A Stage 1 that students begin from."""
+
+    name: str
+    flags: str = ""  # of `embervlm train --stages 1`, beyond those of all
+    longer: float = 1.0  # times the steps
+
+    @property
+    def decides(self) -> str:
+        """All by which it differs from the usual one."""
+        return " ".join(filter(None, (self.flags, f"{self.longer:g} times the steps" if self.longer != 1 else "")))
+
+    @property
+    def taught(self) -> bool:
+        """By a cache of the captions, which is given with these flags."""
+        return "--no_disable_distillation" in self.flags
+
+
+OTHER_SEEDS = (1, 2, 3)
+"""Of Stage 1; the usual one has seed 0."""
+WITH_TEACHER = f"--no_disable_distillation {SOFT}"
+ALIGNMENTS = {
+    alignment.name: alignment
+    for alignment in (
+        Alignment(CAPTIONS),
+        Alignment("taught", WITH_TEACHER),
+        Alignment("slow", "--learning_rate 1e-3"),
+        Alignment("taught-slow", f"{WITH_TEACHER} --learning_rate 1e-3"),
+        Alignment("longer", longer=1.25),
+        *(Alignment(f"seed{seed}", f"--seed {seed}") for seed in OTHER_SEEDS),
+        *(Alignment(f"taught-seed{seed}", f"{WITH_TEACHER} --seed {seed}") for seed in OTHER_SEEDS),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +64,7 @@ class Arm:
     targets: str = ""  # of `benchmarks.target_variants`, where it is not one of `--distillation_targets`
     live: str = ""  # or from this teacher at each step, with all its logits
     student: str = STUDENT
+    alignment: str = CAPTIONS  # of `ALIGNMENTS`
     against: str = "sft"  # whose accuracy its gain is counted from
     searched_as: str = ""  # the arm whose learning rate it takes: that with the same loss, or the nearest to it
 
@@ -33,7 +72,9 @@ class Arm:
     def decides(self) -> str:
         """All by which its training differs from another arm's on the same data."""
         student = "" if self.student == STUDENT else self.student
-        return " ".join(filter(None, (self.flags, self.targets, self.live, student)))
+        aligned = ALIGNMENTS[self.alignment].decides
+        parts = (self.flags, self.targets, self.live, student, aligned and f"after Stage 1 with {aligned}")
+        return " ".join(filter(None, parts))
 
     @property
     def distilled(self) -> bool:
@@ -49,6 +90,23 @@ def plain(name: str, title: str, reads: str = "labels", more: str = "", searched
 def soft(name: str, title: str, flags: str = SOFT, reads: str = "taught", targets: str = "") -> Arm:
     """As the recommended loss, but for one thing."""
     return Arm(name, title, flags, reads, targets=targets, searched_as="soft")
+
+
+def aligned(alignment: str, arm: Arm, against: str = "sft") -> Arm:
+    """That arm, beginning from another Stage 1."""
+    return replace(arm, name=f"{alignment}-{arm.name}", alignment=alignment, against=against)
+
+
+def of_other_seed(seed: int) -> tuple[Arm, ...]:
+    """What decides most, beginning from a Stage 1 of that seed; compared with SFT that begins there, too."""
+    after, sft = f"after a Stage 1 of seed {seed}", f"seed{seed}-sft"
+    return (
+        aligned(f"seed{seed}", plain("sft", f"as SFT, {after}")),
+        aligned(f"seed{seed}", plain("sure", f"the teacher's sure answers, {after}", "sure-answers"), sft),
+        aligned(f"seed{seed}", plain("filled", f"as filled, {after}", "taught"), sft),
+        aligned(f"taught-seed{seed}", plain("sft", f"as SFT, {after} with a teacher"), sft),
+        aligned(f"taught-seed{seed}", plain("filled", f"as filled, {after} with a teacher", "taught"), sft),
+    )
 
 
 def uld(name: str, title: str, weight: float) -> Arm:
@@ -85,6 +143,14 @@ ARMS = {
             "as SFT, the projector at 3 times its learning rate",
             more="--projector_learning_rate 3e-3",
         ),
+        aligned("taught", plain("sft", "labels alone, after a Stage 1 with a teacher")),
+        aligned("taught", plain("sure", "the teacher's sure answers, after a Stage 1 with it", "sure-answers")),
+        aligned("taught", plain("filled", "as filled, after a Stage 1 with a teacher", "taught")),
+        aligned("taught", soft("soft", "0.1 CE + 0.9 KL, T = 1, after a Stage 1 with a teacher")),
+        aligned("slow", plain("sft", "as SFT, after a Stage 1 at a third of the rate")),
+        aligned("taught-slow", plain("sft", "as SFT, after a Stage 1 with a teacher at a third of the rate")),
+        aligned("longer", plain("sft", "as SFT, after a Stage 1 of a quarter more steps")),
+        *(arm for seed in OTHER_SEEDS for arm in of_other_seed(seed)),
         plain("blind", "as SFT, no picture in train nor in val", "blind"),
         soft("anchored", "as soft, marginals of a word's first token alone", targets="marginal"),
         soft("chain", "as soft, and what was said within a word, as it was said", targets="chain"),

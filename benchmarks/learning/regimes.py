@@ -13,7 +13,6 @@ A regime is written as prepared sets, one for each way in which an arm can read 
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.learning.arms import ALIGNMENTS, Arm
+from benchmarks.learning.stage1 import CAPTIONS_READ
 from benchmarks.learning.world import World, answered_by_teacher, read_by_teacher, unlabelled, without_pictures
 from embervlm.data.prepared import PreparedSet, open_prepared
 from embervlm.data.record import Record
@@ -188,22 +189,22 @@ def make_cache(world: World, regime: Regime, reads: str) -> Path:
     prepared = make_data(world, regime, reads)
     name = data_name(regime, reads)
     cache = cache_folder(world, name)
-    _timed(world, f"teacher reads {name}", lambda: read_by_teacher(prepared, cache))
+    world.timed(f"teacher reads {name}", lambda: read_by_teacher(prepared, cache))
     return cache
 
 
-def seconds_of(world: World, regime: Regime, reads: str, cached: bool) -> float:
+def seconds_of(world: World, regime: Regime, arm: Arm) -> float:
     """What the teacher's work for an arm took; counted where arms are compared at equal wall time."""
-    name = data_name(regime, reads)
-    notes = [f"teacher reads {name}"] * cached
-    notes += ["teacher answers"] * regime.asks(reads)
-    notes += [_further_said(regime)] * regime.asks_more(reads)
-    return sum(float(_note(world, note).read_text(encoding="utf-8")) for note in notes)
+    notes = [f"teacher reads {data_name(regime, arm.reads)}"] * arm.cached
+    notes += ["teacher answers"] * regime.asks(arm.reads)
+    notes += [_further_said(regime)] * regime.asks_more(arm.reads)
+    notes += [CAPTIONS_READ] * ALIGNMENTS[arm.alignment].taught
+    return sum(world.seconds(note) for note in notes)
 
 
 def _answers(world: World) -> list[Record]:
     folder = data_folder(world, "answers")
-    _timed(world, "teacher answers", lambda: answered_by_teacher(world.base, folder))
+    world.timed("teacher answers", lambda: answered_by_teacher(world.base, folder))
     return open_prepared(folder / "stage2").records("train")
 
 
@@ -215,7 +216,7 @@ def _more_answers(world: World, regime: Regime) -> PreparedSet:
     """The further pictures alone, as the teacher answers their questions: all of them, whatever is taken of it."""
     said = data_folder(world, f"{regime.more}-times-{'borrowed' if regime.borrows else 'said'}")
     further = world.borrowing(regime.more) if regime.borrows else world.further(regime.more)
-    _timed(world, _further_said(regime), lambda: answered_by_teacher(further, said))
+    world.timed(_further_said(regime), lambda: answered_by_teacher(further, said))
     return open_prepared(said / "stage2")
 
 
@@ -250,18 +251,3 @@ def fill(regime: Regime, records: Sequence[Record], said: Sequence[Record], read
     known = {record.id: record for record in sure} | {record.id: record for record in records if record.labelled}
     order = dict.fromkeys(record.id for record in (*records, *sure))
     return [known[name] for name in order if name in known]
-
-
-def _timed(world: World, name: str, make: Callable[[], object]) -> None:
-    def measured() -> None:
-        began = time.monotonic()
-        make()
-        note = _note(world, name)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
-
-    world.once(name, measured)
-
-
-def _note(world: World, name: str) -> Path:
-    return world.folder / "seconds" / name

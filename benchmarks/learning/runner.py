@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.learning.cells import Cell, Results, arm_of, regime_of
 from benchmarks.learning.regimes import make_cache, make_data
+from benchmarks.learning.stage1 import align
 from benchmarks.learning.world import World
 from embervlm.console import console
 from embervlm.errors import UserError
@@ -37,7 +38,7 @@ def prepare(cells: Sequence[Cell], world: World) -> None:
     for cell in cells:
         arm, regime = arm_of(cell), regime_of(cell)
         (make_cache if arm.cached else make_data)(world, regime, arm.reads)
-        world.align(arm.student)
+        align(world, arm.student, arm.alignment)
 
 
 def run_cells(cells: Sequence[Cell], world: World, results: Results, jobs: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from benchmarks.learning.arms import OTHER_SEEDS
 from benchmarks.learning.plan import RATES, Grid, Part
 from benchmarks.learning.world import FULL
 
@@ -20,6 +21,7 @@ ENCODER, LONG_ENCODER = replace(FULL, unfreeze_vision=-1), replace(LONG, unfreez
 
 RIVALS = ("sft", "soft", "truncated", "uld", "answers")
 VARIANTS = ("alm", "xtoken", "escd", "bpm", "strict", "anchored", "chain", "top4")
+SEEDS1 = tuple(f"seed{seed}" for seed in OTHER_SEEDS)
 WEIGHTS = ("guide", "half", "pure", "fading", "reverse", "jsd", "online")
 
 STUDY = (
@@ -36,6 +38,16 @@ STUDY = (
         "rivals",
         "Distributions and plain answers, in every regime",
         (Grid(FULL, (*LABELS, *FEW), RIVALS, THREE),),
+    ),
+    Part(
+        "stage1",
+        "A teacher in Stage 1, too, by the labels that there are",
+        (
+            Grid(FULL, LABELS, ("sft", "taught-sft", "sure", "taught-sure"), THREE),
+            Grid(
+                FULL, ("few25-sure", "few5-sure", "few1-sure"), ("sft", "taught-sft", "filled", "taught-filled"), THREE
+            ),
+        ),
     ),
     Part(
         "further",
@@ -76,6 +88,7 @@ STUDY = (
         "On the sure answers: as labels or with their distribution, and how sure",
         (
             Grid(FULL, ("few5-sure",), ("sft", "filled", "soft"), THREE),
+            Grid(FULL, ("few5-sure",), ("taught-soft",), TWO),
             Grid(FULL, ("few5-sure",), ("half",), THREE, (1e-3,)),
             Grid(FULL, ("few5-0.9",), ("filled",), (0,)),
         ),
@@ -84,6 +97,25 @@ STUDY = (
         "agreed",
         "Sure answers that no label contradicts, and a student without pictures",
         (Grid(FULL, ("all",), ("sft", "agreed"), THREE), Grid(FULL, ("all",), ("blind",), (0,))),
+    ),
+    Part(
+        "stage1-seeds",
+        "Four seeds of Stage 1",
+        (
+            Grid(FULL, ("all",), ("sft", "sure", "taught-sft"), TWO),
+            Grid(FULL, ("all",), tuple(f"{name}-{arm}" for name in SEEDS1 for arm in ("sft", "sure")), TWO),
+            Grid(FULL, ("all",), tuple(f"taught-{name}-sft" for name in SEEDS1), TWO),
+            Grid(FULL, ("one", "wrong40"), ("sft", "sure"), TWO),
+            Grid(FULL, ("one", "wrong40"), tuple(f"{name}-{arm}" for name in SEEDS1 for arm in ("sft", "sure")), TWO),
+            Grid(FULL, ("few5-sure",), ("sft", "filled", "taught-filled"), TWO),
+            Grid(FULL, ("few5-sure",), tuple(f"taught-{name}-filled" for name in SEEDS1), TWO),
+            Grid(FULL, ("few5-sure",), tuple(f"{name}-{arm}" for name in SEEDS1 for arm in ("sft", "filled")), TWO),
+        ),
+    ),
+    Part(
+        "stage1-other",
+        "Other Stages 1: at a third of the rate, and longer",
+        (Grid(FULL, ("all",), ("sft", "taught-sft", "slow-sft", "taught-slow-sft", "longer-sft"), THREE),),
     ),
     Part("temperature", "T = 2 at a weight of 0.9", (Grid(FULL, ("all",), ("sft", "soft2"), THREE, (1e-3,)),)),
     Part(
@@ -115,6 +147,11 @@ STUDY = (
             Grid(LONG, ("few5-sure",), ("sft", "filled"), (0,), (1e-3,)),
             Grid(LONG, ("wrong40",), ("sft", "sure"), (0,), (1e-3,)),
         ),
+    ),
+    Part(
+        "stage1-longer",
+        "A teacher in Stage 1, too, three times the steps of Stage 2",
+        (Grid(LONG, ("all",), ("sft", "taught-sft", "sure", "taught-sure"), TWO, (1e-3,)),),
     ),
     Part(
         "components",

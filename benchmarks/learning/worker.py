@@ -21,6 +21,7 @@ from benchmarks import target_variants
 from benchmarks.learning.arms import Arm
 from benchmarks.learning.cells import Cell, Results, arm_of, regime_of
 from benchmarks.learning.regimes import cache_folder, data_folder, seconds_of
+from benchmarks.learning.stage1 import stage1_of
 from benchmarks.learning.stats import written
 from benchmarks.learning.world import ALL_TOKENS, World, quoted
 from embervlm.data.record import Record
@@ -37,7 +38,7 @@ def train_words(cell: Cell, world: World, out: Path) -> list[str]:
     """The command line of this cell's training."""
     scale, arm = cell.scale, arm_of(cell)
     every = -(-scale.steps // scale.evaluations)
-    words = f"--stages 2 --resume_from {quoted(world.stage1(arm.student))} "
+    words = f"--stages 2 --resume_from {quoted(stage1_of(world, arm.student, arm.alignment))} "
     words += f"--data_dir {quoted(data_folder(world, cell.data))} "
     words += f"--output_dir {quoted(out)} --max_length 256 --dataloader_workers 0 --batch_size {scale.batch_size} "
     words += f"--learning_rate {cell.rate:g} --max_steps {scale.steps} --warmup_steps {scale.steps // 20} "
@@ -99,7 +100,7 @@ def run_cell(cell: Cell, world: World, out: Path) -> dict[str, Any]:
         "seconds": {
             "training": round(trained, 1),
             "all": round(time.monotonic() - began, 1),
-            "teacher": round(seconds_of(world, regime, arm.reads, arm.cached), 1),
+            "teacher": round(seconds_of(world, regime, arm), 1),
         },
         "environment": result.environment,
     }

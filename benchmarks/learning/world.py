@@ -1,4 +1,4 @@
-"""What all cells share: the drawn world, one Stage 1 checkpoint, and val in two halves, one to stop on, one to report.
+"""What all cells share: the drawn world, and val in two halves, one to stop on, one to report.
 
 Everything is made by the public commands, once, below one folder; what is there is not made again.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.arms import SHARED, STUDENT, TEACHER
-from benchmarks.learning.shared_tokens import offer
+from benchmarks.learning.arms import TEACHER
 from embervlm.answering.borrow import borrow
 from embervlm.console import console
 from embervlm.data.check_images import JOURNAL
@@ -26,7 +26,7 @@ from embervlm.data.settings import PrepareSettings
 from embervlm.data.toyworld import run_toy
 from embervlm.data.writing import write_prepared
 from embervlm.options import parse
-from embervlm.settings import AnswerSettings, CacheSettings, ToySettings, TrainSettings
+from embervlm.settings import AnswerSettings, CacheSettings, ToySettings
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,6 @@ class World:
         """val is the half that is reported; nothing is chosen by it."""
         return open_prepared(self.folder / "report" / "stage2")
 
-    def stage1(self, preset: str = STUDENT) -> Path:
-        """Where every student of that preset begins."""
-        outputs = "outputs" if preset == STUDENT else f"outputs-{preset}"
-        return self.folder / outputs / "stage1" / "checkpoint-final"
-
     @property
     def blind_report(self) -> PreparedSet:
         """The same questions without their pictures."""
@@ -106,8 +101,26 @@ class World:
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
 
+    def timed(self, name: str, make: Callable[[], object]) -> None:
+        """As `once`, and `seconds` knows how long it took."""
+
+        def measured() -> None:
+            began = time.monotonic()
+            make()
+            note = self._note(name)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
+
+        self.once(name, measured)
+
+    def seconds(self, name: str) -> float:
+        return float(self._note(name).read_text(encoding="utf-8"))
+
+    def _note(self, name: str) -> Path:
+        return self.folder / "seconds" / name
+
     def make(self) -> None:
-        """Draw, read, align (Stage 1), and let the teacher read the half that is reported."""
+        """Draw, read, and let the teacher read the half that is reported."""
         toy, scale = self.folder / "toy", self.scale
         size = f"--train_images {scale.train_images} --val_images {scale.val_images} --seed 0"
         self.once("toy", lambda: run_toy(parse(ToySettings, shlex.split(f"--out {quoted(toy)} {size}"))))
@@ -115,7 +128,6 @@ class World:
             "prepare", lambda: run_prepare(parse(PrepareSettings, self._prepare_words(toy, self.folder / "prepared")))
         )
         self.once("halves", self._halve)
-        self.align(STUDENT)
         self.once(
             "teacher on the half that is reported", lambda: read_by_teacher(self.report, self.report_cache, "val")
         )
@@ -168,24 +180,6 @@ class World:
         root = prepared.image_root
         write_prepared(self.folder / "base" / "stage2", root, {"train": train, "val": stop}, {})
         write_prepared(self.folder / "report" / "stage2", root, {"train": train, "val": report}, {})
-
-    def align(self, preset: str) -> None:
-        """Stage 1, once."""
-        if preset == SHARED:
-            offer()
-        steps = self.scale.stage1_steps
-        words = f"--stages 1 --preset {preset} --output_dir {quoted(self.stage1(preset).parents[1])} "
-        words += f"--data_dir {quoted(self.folder / 'prepared')} --max_length 256 --dataloader_workers 0 "
-        words += "--eval_samples 200 --save_total_limit 1 --seed 0 --batch_size 32 --learning_rate 3e-3 "
-        words += f"--max_steps {steps} --warmup_steps {steps // 20} --logging_steps {max(1, steps // 12)} "
-        words += f"--eval_steps {-(-steps // 3)} --save_steps {steps}"
-
-        def train() -> int:
-            from embervlm.train.run import run_train
-
-            return run_train(parse(TrainSettings, shlex.split(words)))
-
-        self.once("stage1" if preset == STUDENT else f"stage1 {preset}", train)
 
 
 def halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -14,6 +14,7 @@ from benchmarks.learning.arms import Arm
 from benchmarks.learning.cells import Cell, Results
 from benchmarks.learning.plan import Grid, chosen_rate
 from benchmarks.learning.runner import run_cells
+from benchmarks.learning.stage1 import align, stage1_of, stage1_words
 from benchmarks.learning.worker import best_step, curve, lent, train_settings, train_words, work
 from benchmarks.learning.world import FULL, QUICK, World
 from embervlm.distill import variants
@@ -134,8 +135,42 @@ def test_arms_are_settings_that_training_knows_and_differ_in_nothing_else(arm, t
         "eval_steps",
     )
     assert all(getattr(mine, name) == getattr(sft, name) for name in same)
-    assert mine.resume_from == world.stage1(arms.ARMS[arm].student)
+    usual = arms.ARMS[arm].student == arms.STUDENT and arms.ARMS[arm].alignment == arms.CAPTIONS
+    assert (mine.resume_from == sft.resume_from) is usual
     assert mine.save_steps == mine.eval_steps and FULL.steps % FULL.evaluations == 0
+
+
+@pytest.mark.parametrize("alignment", arms.ALIGNMENTS)
+def test_a_stage_1_differs_from_the_usual_one_in_what_it_says_and_has_its_own_place(alignment, tmp_path):
+    world = World(tmp_path, FULL)
+    mine, usual = (
+        parse(TrainSettings, stage1_words(world, "tiny", name)).for_stage(1) for name in (alignment, arms.CAPTIONS)
+    )
+    assert usual.disable_distillation and mine.disable_distillation is not arms.ALIGNMENTS[alignment].taught
+    assert (mine.use_cached_teacher_outputs is None) is mine.disable_distillation
+    chosen = arms.ALIGNMENTS[alignment]
+    said = {word.removeprefix("--") for word in chosen.flags.split() if word.startswith("--")}
+    said = {name.removeprefix("no_") for name in said}
+    said |= {"use_cached_teacher_outputs"} if chosen.taught else set()
+    said |= {"max_steps", "warmup_steps", "logging_steps", "eval_steps", "save_steps"} if chosen.longer != 1 else set()
+    said |= {"output_dir"} if alignment != arms.CAPTIONS else set()
+    assert {name for name in vars(usual) if getattr(mine, name) != getattr(usual, name)} == said
+    assert stage1_of(world, alignment=alignment) == mine.output_dir / "stage1" / "checkpoint-final"
+
+
+def test_no_two_stages_1_share_a_place_and_one_with_other_flags_is_not_taken(tmp_path, monkeypatch):
+    world = World(tmp_path, FULL)
+    presets = (arms.STUDENT, arms.SHARED)
+    places = {stage1_of(world, preset, name) for preset in presets for name in arms.ALIGNMENTS}
+    assert len(places) == len(presets) * len(arms.ALIGNMENTS)
+    ran = []
+    monkeypatch.setattr("embervlm.train.run.run_train", lambda settings: ran.append(settings.seed))
+    for name in (arms.CAPTIONS, "seed1", "seed2", "seed1"):
+        align(world, arms.STUDENT, name)
+    assert ran == [0, 1, 2]
+    monkeypatch.setitem(arms.ALIGNMENTS, "seed1", arms.Alignment("seed1", "--seed 7"))
+    with pytest.raises(UserError, match="other flags"):
+        align(world, arms.STUDENT, "seed1")
 
 
 def test_no_two_arms_that_read_the_same_are_trained_the_same(tmp_path):
@@ -149,7 +184,7 @@ def test_no_two_arms_that_read_the_same_are_trained_the_same(tmp_path):
     assert train_settings(replace(CELL, arm="soft"), world, tmp_path / "out").distillation_targets == "resolved"
     shared = train_settings(replace(CELL, arm="shared"), world, tmp_path / "out")
     assert shared.teacher_model == ("toy-llava",) and not shared.use_cached_teacher_outputs
-    assert shared.resume_from == world.stage1("tiny-shared") != world.stage1()
+    assert shared.resume_from == stage1_of(world, "tiny-shared") != stage1_of(world)
 
 
 def test_a_cell_that_another_grid_has_finished_meanwhile_is_not_run_again(tmp_path, monkeypatch):

@@ -36,7 +36,6 @@ def changed(train, labelled):
 
 
 def test_further_pictures_are_new_and_their_folder_shows_the_known_ones_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(World, "align", lambda self, preset: None)
     monkeypatch.setattr("benchmarks.learning.world.read_by_teacher", lambda *words: None)
     world = World(tmp_path, Scale(train_images=6, val_images=4))
     world.make()
