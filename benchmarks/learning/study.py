@@ -21,8 +21,14 @@ ENCODER, LONG_ENCODER = replace(FULL, unfreeze_vision=-1), replace(LONG, unfreez
 
 RIVALS = ("sft", "soft", "truncated", "uld", "answers")
 VARIANTS = ("alm", "xtoken", "escd", "bpm", "strict", "anchored", "chain", "top4")
-SEEDS1 = tuple(f"seed{seed}" for seed in OTHER_SEEDS)
 WEIGHTS = ("guide", "half", "pure", "fading", "reverse", "jsd", "online")
+
+
+def from_four(*arms: str, taught: bool = False) -> tuple[str, ...]:
+    """These arms, from each seed of Stage 1, with or without a teacher there."""
+    seeds = ("", *(f"seed{seed}-" for seed in OTHER_SEEDS))
+    return tuple(f"{'taught-' * taught}{seed}{arm}" for seed in seeds for arm in arms)
+
 
 STUDY = (
     Part(
@@ -102,14 +108,10 @@ STUDY = (
         "stage1-seeds",
         "Four seeds of Stage 1",
         (
-            Grid(FULL, ("all",), ("sft", "sure", "taught-sft"), TWO),
-            Grid(FULL, ("all",), tuple(f"{name}-{arm}" for name in SEEDS1 for arm in ("sft", "sure")), TWO),
-            Grid(FULL, ("all",), tuple(f"taught-{name}-sft" for name in SEEDS1), TWO),
-            Grid(FULL, ("one", "wrong40"), ("sft", "sure"), TWO),
-            Grid(FULL, ("one", "wrong40"), tuple(f"{name}-{arm}" for name in SEEDS1 for arm in ("sft", "sure")), TWO),
-            Grid(FULL, ("few5-sure",), ("sft", "filled", "taught-filled"), TWO),
-            Grid(FULL, ("few5-sure",), tuple(f"taught-{name}-filled" for name in SEEDS1), TWO),
-            Grid(FULL, ("few5-sure",), tuple(f"{name}-{arm}" for name in SEEDS1 for arm in ("sft", "filled")), TWO),
+            Grid(FULL, ("all", "one", "wrong40"), from_four("sft", "sure"), TWO),
+            Grid(FULL, ("all",), from_four("sft", taught=True), TWO),
+            Grid(FULL, ("few5-sure",), from_four("sft", "filled"), TWO),
+            Grid(FULL, ("few5-sure",), from_four("filled", taught=True), TWO),
         ),
     ),
     Part(

@@ -16,8 +16,7 @@ from embervlm.train.start import Start
 def change_of_teacher(start: Start, lesson: Lesson | None) -> list[str]:
     """What people are told whose training goes on without the teacher that it had: a flag was forgotten."""
     going_on = start.weights if start.resume else None
-    before = going_on.training_args.get("teacher") if going_on else None
-    if going_on is None or before is None or lesson is not None:
+    if going_on is None or lesson is not None or not (before := going_on.training_args.get("teacher")):
         return []
     return [f"Up to step {going_on.step} {before} taught; from here on there is no teacher."]
 
